@@ -1,0 +1,110 @@
+"""What a mechanism is: a Lightning component that plugs parts into the sockets of a body.
+
+One file per mechanism holds its parameters (:class:`~bouton.mechanisms.parameters.Params`), its parts (plain modules
+with an explicit ``state -> state`` forward) and a subclass of :class:`Mechanism` that plugs them in. The parts become
+part of the body's tree; the mechanism itself holds what belongs to the whole model: organism state and vitals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import lightning
+import torch
+from torch import Tensor
+
+from bouton.mechanisms.parameters import Params
+from bouton.mechanisms.vitals import Vitals
+
+if TYPE_CHECKING:
+    from bouton.models.body import Body
+
+
+class Mechanism(lightning.LightningModule):
+    """Base class of all mechanisms. Subclass it, declare the class variables, implement :meth:`plug`, ``@register`` it.
+
+    Organism state (expert energy, homeostatic thresholds) is registered with :meth:`organism_state` as buffers. During
+    training the parts :meth:`observe` sums; once per optimizer step the training module reduces them over all ranks
+    and :meth:`update_organism` gets the means, so that N devices compute what one device would.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]  # the paper
+    sockets: ClassVar[tuple[str, ...]]  # kinds of sockets it plugs into
+    Params: ClassVar[type[Params]] = Params
+    refines: ClassVar[tuple[str, ...]] = ()  # mechanisms that must be present as well
+    publishes: ClassVar[tuple[str, ...]] = ()  # signals it provides
+    reads: ClassVar[tuple[str, ...]] = ()  # signals it cannot do without
+    ops: ClassVar[tuple[str, ...]] = ()  # ops whose backends it uses
+    state: ClassVar[str] = "none"  # its sequence state in words, with shapes
+    neutral: ClassVar[Mapping[str, Any] | None] = None  # parameter values that make it equal to the plain body
+    skips: ClassVar[Mapping[str, str]] = {}  # contract clause -> why this mechanism cannot satisfy it
+    vital_names: ClassVar[Mapping[str, str]] = {}  # vital -> what it measures
+
+    def __init__(self, params: Params | None = None) -> None:
+        super().__init__()
+        self.hp: Any = self.Params() if params is None else params
+        self._observed: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def plug(self, body: Body) -> None:
+        """Plug this mechanism's parts into ``body``'s sockets.
+
+        Raises:
+            SocketError: the body lacks a socket, or an exclusive one is taken.
+            ConfigError: the body's options do not fit this mechanism.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} does not implement plug(body)")
+
+    def report(self, vitals: Vitals) -> None:
+        """Add the vitals that come from parameters or organism state; those of a forward pass its parts report."""
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """A loss term that this mechanism adds to training, or None."""
+        return None
+
+    def organism_state(self, name: str, initial: Tensor) -> None:
+        """Register a checkpointed buffer that is updated once per optimizer step.
+
+        ``initial`` is also what ``initialize`` restores after a construction on the meta device.
+        """
+        self.register_buffer(name, initial.clone())
+        self._organism_initial = {**getattr(self, "_organism_initial", {}), name: initial.detach().cpu().tolist()}
+
+    def initialize_parameters(self, draw: Any) -> None:
+        """Fill the organism state with its initial values."""
+        for name, initial in getattr(self, "_organism_initial", {}).items():
+            buffer = self.get_buffer(name)
+            with torch.no_grad():
+                buffer.copy_(torch.tensor(initial, dtype=buffer.dtype, device=buffer.device))
+
+    def observe(self, name: str, total: Tensor, count: Tensor | float) -> None:
+        """Add ``total`` (a sum over samples) and ``count`` (their number) to what this optimizer step has seen.
+
+        Call it in a forward pass of training only. Sums, not means: they add up over micro-batches and ranks.
+        """
+        total = total.detach().double()
+        number = torch.as_tensor(count, dtype=torch.float64, device=total.device)
+        if name in self._observed:
+            before, n = self._observed[name]
+            total, number = before + total, n + number
+        self._observed[name] = (total, number)
+
+    def commit_observations(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        """Reduce the observed sums with ``reduce`` (a sum over ranks), then :meth:`update_organism` with the means."""
+        if not self._observed:
+            return
+        names = sorted(self._observed)
+        flat = [part.reshape(-1) for name in names for part in self._observed[name]]
+        reduced = reduce(torch.cat(flat)).split([part.numel() for part in flat])
+        means = {}
+        for i, name in enumerate(names):
+            total, count = reduced[2 * i].view_as(self._observed[name][0]), reduced[2 * i + 1]
+            means[name] = total / count.clamp_min(1e-12)
+        self._observed = {}
+        with torch.no_grad():
+            self.update_organism(means)
+
+    def update_organism(self, means: Mapping[str, Tensor]) -> None:
+        """Update the organism state from the ``means`` (float64) observed over the whole batch of this step."""
