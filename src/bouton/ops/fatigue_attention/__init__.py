@@ -1,0 +1,155 @@
+"""Attention whose synapses tire: every key has a calcium level and a vesicle pool that depend on its own past use.
+
+:mod:`.reference` has the equations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, cat
+
+from bouton.errors import KernelError
+from bouton.ops.backends import register_backend, select
+from bouton.ops.fatigue_attention import reference
+from bouton.ops.fatigue_attention import torch as torch_backend
+from bouton.ops.fatigue_attention.reference import RELEASES, RULES, Kinetics
+
+__all__ = ["RELEASES", "RULES", "Kinetics", "fatigue_attention"]
+
+OP = "fatigue_attention"
+register_backend(OP, "torch")
+
+
+def fatigue_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kinetics: Kinetics,
+    state: Mapping[str, Tensor] | None = None,
+    *,
+    rule: str = "min",
+    release: str = "kinetic",
+    segments_q: Tensor | None = None,
+    segments_k: Tensor | None = None,
+    window: int | None = None,
+    bias: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Causal attention with presynaptic fatigue.
+
+    Args:
+        q: (B, Hq, Tq, D), the queries; they are the last Tq of the Tk positions. Logits are q.k / sqrt(D) + bias and
+            should stay within +-30 (normalised q and k): they are exponentiated without subtracting a maximum.
+        k, v: (B, Hkv, Tk, D), Hkv divides Hq; query head h reads key head h // (Hq / Hkv).
+        kinetics: constants of the synapses, each (Hq,).
+        state: "calcium" and "pool", (B, Hq, n) float32 (float64 for float64 input) with n >= Tk - Tq: the last Tk - Tq
+            entries are those of the old keys. None: the old keys are fresh. New keys are born with calcium 0 and a
+            full pool.
+        rule: "min": a synapse releases the smaller of demand and supply; "mul": a fraction of its supply.
+        release: "kinetic", or "age": the control in which a key tires with its age alone.
+        segments_q, segments_k: (B, Tq) and (B, Tk) int; a query sees only keys of its own segment. Both or neither.
+        window: a query at t sees the keys in (t - window, t]; None: all earlier ones.
+        bias: broadcastable to (B, Hq, Tq, Tk), added to the logits.
+        backend: "auto", or a backend by name.
+
+    A key that is not seen rests: its calcium decays and its pool recovers.
+
+    Returns:
+        out (B, Hq, Tq, D) in the dtype of ``q``, and the state of all Tk keys after the last query. Both are
+        differentiable in q, k, v, bias, the initial state and all kinetics. A query that sees no key reads zero.
+
+    Raises:
+        ValueError: shapes or options that do not fit.
+        KernelError: the backend asked for cannot execute this call.
+    """
+    _validate(q, k, v, kinetics, rule, release, segments_q, segments_k, window, bias)
+    kinetics = Kinetics(*(x.to(reference.precision(q)) for x in kinetics))
+    calcium, pool = _initial_state(q, k, kinetics, state)
+    if bias is not None:
+        bias = bias[(None,) * (4 - bias.dim())]
+    chosen = select(OP, q.device, backend)
+    execute = {"torch": torch_backend.forward}[chosen]
+    out, calcium, pool = execute(
+        q,
+        k,
+        v,
+        kinetics,
+        calcium,
+        pool,
+        rule=rule,
+        release=release,
+        segments_q=segments_q,
+        segments_k=segments_k,
+        window=window,
+        bias=bias,
+    )
+    return out, {"calcium": calcium, "pool": pool}
+
+
+def _initial_state(
+    q: Tensor, k: Tensor, kinetics: Kinetics, state: Mapping[str, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Calcium and pool (B, Hq, Tk) before the first query."""
+    batch, heads, tq, _ = q.shape
+    old = k.shape[2] - tq
+    born = tq if state is not None else tq + old
+    calcium = q.new_zeros(batch, heads, born, dtype=kinetics.r_max.dtype)
+    pool = kinetics.r_max[:, None].expand(batch, heads, born)
+    if state is None or old == 0:
+        return calcium, pool
+    parts = []
+    for name, fresh in (("calcium", calcium), ("pool", pool)):
+        past = state[name]
+        if past.shape[:2] != (batch, heads) or past.shape[2] < old:
+            raise ValueError(
+                f"state['{name}'] has shape {tuple(past.shape)}, but {old} old keys need ({batch}, {heads}, >= {old})"
+            )
+        parts.append(cat((past[..., past.shape[2] - old :].to(fresh.dtype), fresh), dim=-1))
+    return parts[0], parts[1]
+
+
+def _validate(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kinetics: Kinetics,
+    rule: str,
+    release: str,
+    segments_q: Tensor | None,
+    segments_k: Tensor | None,
+    window: int | None,
+    bias: Tensor | None,
+) -> None:
+    if rule not in RULES:
+        raise ValueError(f"rule = {rule!r} is unknown; known: {', '.join(RULES)}")
+    if release not in RELEASES:
+        raise ValueError(f"release = {release!r} is unknown; known: {', '.join(RELEASES)}")
+    if q.dim() != 4 or k.dim() != 4 or v.dim() != 4:
+        raise ValueError(f"q, k, v must be 4-dimensional, got {q.dim()}, {k.dim()}, {v.dim()} dimensions")
+    batch, heads, tq, dim = q.shape
+    _, kv_heads, tk, _ = k.shape
+    if k.shape != (batch, kv_heads, tk, dim) or v.shape[:3] != k.shape[:3]:
+        raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} do not fit together")
+    if heads % kv_heads:
+        raise ValueError(f"{heads} query heads cannot share {kv_heads} key heads: it must divide them")
+    if not 0 < tq <= tk:
+        raise ValueError(f"{tq} queries need at least as many keys and at least one query; there are {tk} keys")
+    for name, x in zip(Kinetics._fields, kinetics, strict=True):
+        if x.shape != (heads,):
+            raise ValueError(f"kinetics.{name} has shape {tuple(x.shape)}, but must have ({heads},): one per query head")
+    if (segments_q is None) != (segments_k is None):
+        raise ValueError("segments_q and segments_k must be given together")
+    if segments_q is not None and segments_k is not None:
+        if segments_q.shape != (batch, tq) or segments_k.shape != (batch, tk):
+            raise ValueError(
+                f"segments_q {tuple(segments_q.shape)} and segments_k {tuple(segments_k.shape)} must be "
+                f"({batch}, {tq}) and ({batch}, {tk})"
+            )
+    if window is not None and window < 1:
+        raise ValueError(f"window = {window} must be at least 1, or None")
+    if bias is not None:
+        full = (batch, heads, tq, tk)
+        tail = full[4 - bias.dim() :] if bias.dim() <= 4 else ()
+        if bias.dim() > 4 or any(n not in (1, m) for n, m in zip(bias.shape, tail, strict=True)):
+            raise ValueError(f"bias {tuple(bias.shape)} cannot be broadcast to {full}")
