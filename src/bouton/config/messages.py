@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterable
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
@@ -12,7 +11,6 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from bouton.config import paths
 from bouton.config.composition import GROUPS
-from bouton.config.naming import canonical_name
 from bouton.errors import BoutonError, suggest
 
 _NOT_A_PART = "Could not override '([^']+)'. No match in the defaults list"
@@ -40,6 +38,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OmegaConfBaseException):
         return one_line(str(error))
     if isinstance(error, ValueError) and _raised_in_hydra(error):
+        if str(error).startswith("Config group override must be"):
+            return "a group takes the name of an option, or a list of names; for nothing at all write none"
         return one_line(str(error))
     return None
 
@@ -87,20 +87,20 @@ def _unknown_key(error: HydraException) -> str | None:
     full_key, key, parent = str(cause.full_key), str(cause.key), cause.parent_node
     if not isinstance(parent, DictConfig):
         return f"{full_key} is unknown: {one_line(str(cause).splitlines()[0])}"
-    siblings = [str(name) for name in parent if name != "hydra"]
+    siblings = sorted(str(name) for name in parent if name != "hydra")
     if full_key == f"mechanism.{key}":
-        return _absent_mechanism(key, siblings, parent)
+        return _absent_mechanism(key, siblings)
     hint = suggest(key, siblings)
     if full_key == f"kernels.{key}":
         hint += f"; for an op of another package write +{full_key}=..."
     return f"{full_key} is unknown: {hint}"
 
 
-def _absent_mechanism(name: str, present: Iterable[str], parent: DictConfig) -> str:
+def _absent_mechanism(name: str, present: list[str]) -> str:
     from bouton.mechanisms.registry import mechanisms
 
     known = mechanisms()
     if name not in known:
         return f"mechanism '{name}' is unknown: {suggest(name, known)}"
-    chosen = canonical_name(parent._get_root())
+    chosen = "+".join(present) or "none"
     return f"mechanism.{name} is not part of mechanism={chosen}: choose mechanism={'+'.join(sorted([*present, name]))}"

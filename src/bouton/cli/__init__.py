@@ -1,0 +1,1 @@
+"""The entry points: ``python train.py`` and the command ``bouton``."""
