@@ -7,18 +7,19 @@ part of the body's tree; the mechanism itself holds what belongs to the whole mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning
 import torch
 from torch import Tensor
 
-from bouton.mechanisms.parameters import Params
+from bouton.mechanisms import parameters
 from bouton.mechanisms.vitals import Vitals
 
 if TYPE_CHECKING:
     from bouton.models.body import Body
+    from bouton.models.initialize import Draw
 
 
 class Mechanism(lightning.LightningModule):
@@ -33,20 +34,22 @@ class Mechanism(lightning.LightningModule):
     summary: ClassVar[str]
     source: ClassVar[str]  # the paper
     sockets: ClassVar[tuple[str, ...]]  # kinds of sockets it plugs into
-    Params: ClassVar[type[Params]] = Params
+    Params: ClassVar[type[parameters.Params]] = parameters.Params
     refines: ClassVar[tuple[str, ...]] = ()  # mechanisms that must be present as well
     publishes: ClassVar[tuple[str, ...]] = ()  # signals it provides
     reads: ClassVar[tuple[str, ...]] = ()  # signals it cannot do without
     ops: ClassVar[tuple[str, ...]] = ()  # ops whose backends it uses
     state: ClassVar[str] = "none"  # its sequence state in words, with shapes
     neutral: ClassVar[Mapping[str, Any] | None] = None  # parameter values that make it equal to the plain body
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # label -> parameter values the contract also tests
     skips: ClassVar[Mapping[str, str]] = {}  # contract clause -> why this mechanism cannot satisfy it
     vital_names: ClassVar[Mapping[str, str]] = {}  # vital -> what it measures
 
-    def __init__(self, params: Params | None = None) -> None:
+    def __init__(self, params: parameters.Params | None = None) -> None:
         super().__init__()
         self.hp: Any = self.Params() if params is None else params
         self._observed: dict[str, tuple[Tensor, Tensor]] = {}
+        self._organism_initial: dict[str, float] = {}
 
     def plug(self, body: Body) -> None:
         """Plug this mechanism's parts into ``body``'s sockets.
@@ -64,20 +67,15 @@ class Mechanism(lightning.LightningModule):
         """A loss term that this mechanism adds to training, or None."""
         return None
 
-    def organism_state(self, name: str, initial: Tensor) -> None:
-        """Register a checkpointed buffer that is updated once per optimizer step.
+    def organism_state(self, name: str, shape: Sequence[int] = (), initial: float = 0.0) -> None:
+        """Register a checkpointed float32 buffer of ``shape``, filled with ``initial``, updated once per step."""
+        self.register_buffer(name, torch.full(tuple(shape), initial, dtype=torch.float32))
+        self._organism_initial[name] = initial
 
-        ``initial`` is also what ``initialize`` restores after a construction on the meta device.
-        """
-        self.register_buffer(name, initial.clone())
-        self._organism_initial = {**getattr(self, "_organism_initial", {}), name: initial.detach().cpu().tolist()}
-
-    def initialize_parameters(self, draw: Any) -> None:
+    def initialize_parameters(self, draw: Draw) -> None:
         """Fill the organism state with its initial values."""
-        for name, initial in getattr(self, "_organism_initial", {}).items():
-            buffer = self.get_buffer(name)
-            with torch.no_grad():
-                buffer.copy_(torch.tensor(initial, dtype=buffer.dtype, device=buffer.device))
+        for name, initial in self._organism_initial.items():
+            draw.constant(self.get_buffer(name), initial)
 
     def observe(self, name: str, total: Tensor, count: Tensor | float) -> None:
         """Add ``total`` (a sum over samples) and ``count`` (their number) to what this optimizer step has seen.

@@ -1,0 +1,66 @@
+"""Every mechanism of the registry, alone, in its variants, in pairs, and all together, against every clause."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bouton.mechanisms import registry
+from bouton.testing import CLAUSES, arms, skip_reason
+from bouton.testing.arms import PLAIN, Arm, sample_tokens
+from bouton.testing.run import applies
+from bouton.testing.training import two_ranks_equal_one
+
+ARMS, REFUSED = arms()
+CASES = [
+    pytest.param(clause, arm, id=f"{arm.label}-{clause.name}")
+    for arm in [PLAIN, *ARMS]
+    for clause in CLAUSES.values()
+    if applies(clause, arm)
+]
+
+
+@pytest.mark.parametrize(("clause", "arm"), CASES)
+def test_clause(clause, arm):
+    if (reason := skip_reason(clause, arm)) is not None:
+        pytest.skip(reason)
+    clause.check(arm)
+
+
+def test_two_ranks_equal_one():
+    two_ranks_equal_one([PLAIN, *ARMS])
+
+
+def test_no_two_arms_are_equal_by_accident():
+    seen: dict[bytes, str] = {}
+    for arm in [PLAIN, *ARMS]:
+        with torch.no_grad():
+            logits = arm.build()(sample_tokens())[0]
+        key = logits.numpy().tobytes()
+        # A variant that only makes fixed numbers trainable starts as its default does.
+        if key in seen and not _only_trainable_differs(arm, seen[key]):
+            raise AssertionError(f"{arm.label} computes exactly what {seen[key]} computes")
+        seen[key] = arm.label
+
+
+def _only_trainable_differs(arm: Arm, other: str) -> bool:
+    (twin,) = [a for a in [PLAIN, *ARMS] if a.label == other]
+    names = {name for name, p in arm.build().named_parameters() if p.requires_grad}
+    return names != {name for name, p in twin.build().named_parameters() if p.requires_grad}
+
+
+def test_pairs_that_do_not_compose_say_why():
+    for label, reason in REFUSED.items():
+        assert all(f"'{name}'" in reason for name in label.split("+")), f"{label}: {reason}"
+        assert "\n" not in reason
+
+
+def test_skipped_clauses_exist_and_have_reasons(record_property):
+    total = 0
+    for name, cls in registry.mechanisms().items():
+        for clause, reason in cls.skips.items():
+            total += 1
+            assert clause in CLAUSES, f"{name} skips the unknown clause {clause}"
+            assert len(reason) > 10, f"{name} skips {clause} without a reason"
+    record_property("skipped_clauses", total)
+    print(f"contract: {total} clauses skipped with a reason over {len(registry.mechanisms())} mechanisms")
