@@ -24,7 +24,14 @@ class MixerTail(nn.Module):
     def __init__(self, config: TransformerConfig, layer: int, width: int) -> None:
         super().__init__()
         self.activation = ExclusiveSocket("activation", layer, Activation(config.activation), width=width)
-        self.gates = ListSocket("mixer_gate", layer, width=width, activation=config.activation)
+        self.gates = ListSocket(
+            "mixer_gate",
+            layer,
+            width=width,
+            activation=config.activation,
+            bias=config.bias,
+            std=config.std(width),
+        )
         self.down = BranchedLinear(
             width,
             config.hidden_size,
