@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -78,7 +77,9 @@ def run_with_gradients(case: dict[str, Any], forward: Any, **options: Any) -> di
     loss = sum((x * torch.randn(x.shape, generator=g, dtype=x.dtype)).sum() for x in results.values())
     assert isinstance(loss, Tensor)
     grads = torch.autograd.grad(loss, list(fresh.values()), allow_unused=True)
-    results |= {f"grad {n}": torch.zeros_like(x) if d is None else d for (n, x), d in zip(fresh.items(), grads, strict=True)}
+    results |= {
+        f"grad {n}": torch.zeros_like(x) if d is None else d for (n, x), d in zip(fresh.items(), grads, strict=True)
+    }
     return {name: x.detach() for name, x in results.items()}
 
 

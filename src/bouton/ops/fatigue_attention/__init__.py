@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 from torch import Tensor, cat
 
-from bouton.errors import KernelError
 from bouton.ops.backends import register_backend, select
 from bouton.ops.fatigue_attention import reference
 from bouton.ops.fatigue_attention import torch as torch_backend
@@ -137,15 +136,14 @@ def _validate(
         raise ValueError(f"{tq} queries need at least as many keys and at least one query; there are {tk} keys")
     for name, x in zip(Kinetics._fields, kinetics, strict=True):
         if x.shape != (heads,):
-            raise ValueError(f"kinetics.{name} has shape {tuple(x.shape)}, but must have ({heads},): one per query head")
+            raise ValueError(
+                f"kinetics.{name} has shape {tuple(x.shape)}, but must have ({heads},): one per query head"
+            )
     if (segments_q is None) != (segments_k is None):
         raise ValueError("segments_q and segments_k must be given together")
-    if segments_q is not None and segments_k is not None:
-        if segments_q.shape != (batch, tq) or segments_k.shape != (batch, tk):
-            raise ValueError(
-                f"segments_q {tuple(segments_q.shape)} and segments_k {tuple(segments_k.shape)} must be "
-                f"({batch}, {tq}) and ({batch}, {tk})"
-            )
+    for name, ids, length in (("segments_q", segments_q, tq), ("segments_k", segments_k, tk)):
+        if ids is not None and ids.shape != (batch, length):
+            raise ValueError(f"{name} has shape {tuple(ids.shape)}, but must have ({batch}, {length})")
     if window is not None and window < 1:
         raise ValueError(f"window = {window} must be at least 1, or None")
     if bias is not None:

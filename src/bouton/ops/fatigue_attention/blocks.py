@@ -192,9 +192,7 @@ def differentiate(
     return Adjoint(logit_bar, calcium_bar, chain[:, 0], grads)
 
 
-def _pool_backward(
-    act: Activity, w_bar: Tensor, pool_bar: Tensor, rho_r: Tensor, rule: str
-) -> tuple[Tensor, Tensor]:
+def _pool_backward(act: Activity, w_bar: Tensor, pool_bar: Tensor, rho_r: Tensor, rule: str) -> tuple[Tensor, Tensor]:
     """Gradient of P (N, t, m), and of the pool before each query and after the last (N, t + 1, m)."""
     count, t, m = w_bar.shape
     chain = w_bar.new_empty(count, t + 1, m)

@@ -71,6 +71,14 @@ def visible(
     return seen & (segments_q[:, None, start:stop, None] == segments_k[:, None, None, :])
 
 
+def release_probability(spike: Tensor, seen: Tensor, calcium: Tensor, kin: Kinetics, release: str) -> Tensor:
+    """P of a query whose spikes E = ``spike`` have already entered ``calcium``; all (B, H, Tk)."""
+    if release == "age":
+        return seen * torch.sigmoid(kin.b) / (1 + kin.kappa)
+    sensor = calcium / (calcium + kin.k_d)
+    return torch.sigmoid(kin.s * sensor + kin.b) * spike / (spike + kin.kappa)
+
+
 def step(
     logits: Tensor, seen: Tensor, calcium: Tensor, pool: Tensor, kin: Kinetics, rule: str, release: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,10 +89,7 @@ def step(
     spike = logits.exp().masked_fill(~seen, 0.0)
     if release == "kinetic":
         calcium = kin.rho_c * calcium + kin.alpha_ca * spike.log1p()
-        sensor = calcium / (calcium + kin.k_d)
-        p = torch.sigmoid(kin.s * sensor + kin.b) * spike / (spike + kin.kappa)
-    else:
-        p = seen * torch.sigmoid(kin.b) / (1 + kin.kappa)
+    p = release_probability(spike, seen, calcium, kin, release)
     recovery = (1 - kin.rho_r) * kin.r_max
     if rule == "min":
         depleted = p >= pool  # a tie takes the depleted branch, which fixes the gradient there

@@ -2,14 +2,12 @@
 
 Keys are independent before the final sum, so a block of queries needs nothing of the earlier ones but the calcium and
 the pool of each key: these are stored at the block boundaries, and the backward pass recomputes the blocks in reverse
-order (the scheme of FlashAttention-2, Dao 2023, with a state). No Tq x Tk tensor outlives its block row. Both passes are
-opaque operators of ``torch.library``, so that ``torch.compile`` does not unroll their loops.
+order (the scheme of FlashAttention-2, Dao 2023, with a state). No Tq x Tk tensor outlives its block row. Both passes
+are opaque operators of ``torch.library``, so that ``torch.compile`` does not unroll their loops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,124 +15,10 @@ from torch import Tensor
 
 from bouton.ops.fatigue_attention import reference
 from bouton.ops.fatigue_attention.blocks import differentiate, simulate
-from bouton.ops.fatigue_attention.reference import Kinetics, visible
+from bouton.ops.fatigue_attention.reference import Kinetics
+from bouton.ops.fatigue_attention.tiles import Plan, tile_of
 
 QUERIES_PER_BLOCK = 32
-
-
-@dataclass
-class _Plan:
-    """The inputs in the precision of the arithmetic, laid out for batched products, and the tiling."""
-
-    q: Tensor  # (B, Hq, Tq, D), scaled by 1 / sqrt(D)
-    k: Tensor  # (B * Hkv, Tk, D)
-    v: Tensor
-    kin: Kinetics  # (N, 1, 1), N = B * Hq
-    window: int | None
-    segments_q: Tensor | None
-    segments_k: Tensor | None
-    bias: Tensor | None
-    release: str
-    unit_strength: bool
-
-    @classmethod
-    def make(
-        cls,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        kinetics: Tensor,
-        segments_q: Tensor | None,
-        segments_k: Tensor | None,
-        window: int,
-        bias: Tensor | None,
-        release: str,
-    ) -> _Plan:
-        dtype = reference.precision(q)
-        batch, tk = q.shape[0], k.shape[2]
-        kin = Kinetics(*(x.to(dtype).repeat(batch)[:, None, None] for x in kinetics.unbind(0)))
-        # Only on the CPU is the look at the values free; elsewhere it would wait for the device.
-        unit = kinetics.device.type == "cpu" and bool((kinetics[Kinetics._fields.index("lam")] == 1).all())
-        return cls(
-            q.to(dtype) * q.shape[-1] ** -0.5,
-            k.to(dtype).reshape(-1, tk, k.shape[-1]),
-            v.to(dtype).reshape(-1, tk, v.shape[-1]),
-            kin,
-            window or None,
-            segments_q,
-            segments_k,
-            None if bias is None else bias.to(dtype),
-            release,
-            unit,
-        )
-
-    @property
-    def heads(self) -> int:
-        return self.q.shape[0] * self.q.shape[1]
-
-    @property
-    def tq(self) -> int:
-        return self.q.shape[2]
-
-    @property
-    def tk(self) -> int:
-        return self.k.shape[1]
-
-    def tiles(self) -> Iterator[tuple[int, int, int, int]]:
-        """start, stop of the queries; low, high of the keys that any of them may see."""
-        old = self.tk - self.tq
-        for start in range(0, self.tq, QUERIES_PER_BLOCK):
-            stop = min(start + QUERIES_PER_BLOCK, self.tq)
-            low = 0 if self.window is None else max(0, old + start - self.window + 1)
-            yield start, stop, low, old + stop
-
-    def grouped(self, x: Tensor) -> Tensor:
-        """(B, Hq, t, D) or (N, t, m) -> (B * Hkv, queries of the group, D or m)."""
-        return x.reshape(self.k.shape[0], -1, x.shape[-1])
-
-    def seen(self, start: int, stop: int, low: int, high: int) -> Tensor:
-        """bool (B or 1, 1, t, m)."""
-        mask = visible(
-            start, stop, self.tq, self.tk, self.window, self.segments_q, self.segments_k, self.k.device
-        )
-        return mask[..., low:high]
-
-    def activity_input(self, start: int, stop: int, low: int, high: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Masked logits (N, t, m), the mask (N or 1, t, m) where the release needs it, and the grouped queries."""
-        q = self.grouped(self.q[:, :, start:stop])
-        shape = (self.q.shape[0], self.q.shape[1], stop - start, high - low)
-        logits = torch.bmm(q, self.k[:, low:high].transpose(1, 2)).view(shape)
-        if self.bias is not None:
-            logits += _tile_of(self.bias, start, stop, low, high)
-        mask: Tensor | None = None
-        if self.window is None and self.segments_q is None and self.release == "kinetic":
-            # Only the last t keys of the row are not all seen.
-            t = stop - start
-            future = torch.ones(t, t, dtype=torch.bool, device=logits.device).triu_(1)
-            logits[..., -t:].masked_fill_(future, -torch.inf)
-        else:
-            mask = self.seen(start, stop, low, high)
-            logits.masked_fill_(~mask, -torch.inf)
-            mask = mask.expand(shape[0], shape[1], -1, -1).reshape(-1, *shape[2:])
-        return logits.view(-1, *shape[2:]), mask, q
-
-    def idle_steps(self) -> Tensor | None:
-        """(Tk,) how many last queries are beyond the window of each key's tiles; None without a window."""
-        if self.window is None:
-            return None
-        steps = torch.zeros(self.tk, dtype=self.k.dtype, device=self.k.device)
-        before = 0
-        for start, _, low, _ in self.tiles():
-            steps[before:low] = self.tq - start
-            before = max(before, low)
-        return steps
-
-
-def _tile_of(x: Tensor, start: int, stop: int, low: int, high: int) -> Tensor:
-    """The tile of a tensor (B or 1, H or 1, Tq or 1, Tk or 1)."""
-    if x.shape[2] != 1:
-        x = x[:, :, start:stop]
-    return x if x.shape[3] == 1 else x[..., low:high]
 
 
 @torch.library.custom_op("bouton::fatigue_attention", mutates_args=())
@@ -155,7 +39,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """out, calcium, pool after the last query; for the backward pass: their values at block starts, and sum of n."""
     with torch.autocast(q.device.type, enabled=False):
-        plan = _Plan.make(q, k, v, kinetics, segments_q, segments_k, window, bias, release)
+        plan = Plan.make(q, k, v, kinetics, segments_q, segments_k, window, bias, release, QUERIES_PER_BLOCK)
         c, r = calcium.reshape(-1, plan.tk).clone(), pool.reshape(-1, plan.tk).clone()
         out = torch.empty(q.shape[:3] + v.shape[3:], dtype=c.dtype, device=q.device)
         norm = torch.empty(plan.heads, plan.tq, 1, dtype=c.dtype, device=q.device)
@@ -253,7 +137,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, kinetics (10, Hq), calcium, pool, bias (empty unless wanted)."""
     with torch.autocast(q.device.type, enabled=False):
-        plan = _Plan.make(q, k, v, kinetics, segments_q, segments_k, window, bias, release)
+        plan = Plan.make(q, k, v, kinetics, segments_q, segments_k, window, bias, release, QUERIES_PER_BLOCK)
         kin, dtype = plan.kin, plan.k.dtype
         q_bar, k_bar, v_bar = torch.empty_like(plan.q), torch.zeros_like(plan.k), torch.zeros_like(plan.v)
         bias_bar = torch.zeros_like(plan.bias) if bias_learned and plan.bias is not None else plan.k.new_empty(0)
@@ -268,9 +152,7 @@ def _backward(
         for block, (start, stop, low, high) in reversed(list(enumerate(plan.tiles()))):
             logits, seen, queries = plan.activity_input(start, stop, low, high)
             c, r = trail_c[block][:, low:high], trail_r[block][:, low:high]
-            act, n = simulate(
-                logits, seen, c, r, kin, rule, release, keep=True, unit_strength=plan.unit_strength
-            )
+            act, n = simulate(logits, seen, c, r, kin, rule, release, keep=True, unit_strength=plan.unit_strength)
             row = norm[:, start:stop]
             read_bar = out_bar[:, :, start:stop].to(dtype).reshape(plan.heads, stop - start, -1) / row
             grouped_bar = plan.grouped(read_bar)
@@ -298,7 +180,7 @@ def _backward(
             k_bar[:, low:high].baddbmm_(grouped_logits.transpose(1, 2), queries)
             q_bar[:, :, start:stop] = torch.bmm(grouped_logits, plan.k[:, low:high]).view_as(q_bar[:, :, start:stop])
             if bias_learned:
-                tile = _tile_of(bias_bar, start, stop, low, high)
+                tile = tile_of(bias_bar, start, stop, low, high)
                 tile += adjoint.logits.view(*q.shape[:2], stop - start, -1).sum_to_size(tile.shape)
         kinetics_bar = torch.stack([sums[name].view(q.shape[0], -1).sum(0) for name in Kinetics._fields])
         return (
