@@ -1,0 +1,233 @@
+//! The backward pass of one head: the blocks of queries in reverse order, each replayed from its stored state.
+
+use crate::fatigue::forward::{decays, pad_state};
+use crate::fatigue::mask::Kind;
+use crate::fatigue::problem::{HeadInputs, Kinetics, Rule};
+use crate::fatigue::scores::{load_block, pad_rows, Products};
+use crate::fatigue::synapse::{replay, retreat, Query, Record, Sums};
+use crate::fatigue::{new_tile, Row, KEYS, QUERIES};
+use crate::gemm::{dot, Matrices};
+use crate::isa::{Isa, Job};
+
+/// Backward pass of one head as a job for an instruction set.
+pub struct Backward<'a> {
+    pub inputs: HeadInputs<'a>,
+    /// (tq, dim), (tq,), (blocks, 2, tk) of the forward pass
+    pub out: &'a [f32],
+    pub total: &'a [f32],
+    pub boundaries: &'a [f32],
+    /// Gradients with respect to the output (tq, dim) and to the final state (tk,)
+    pub out_bar: &'a [f32],
+    pub calcium_bar: &'a [f32],
+    pub pool_bar: &'a [f32],
+    /// Whether gradients of the kinetics are wanted.
+    pub learn: bool,
+    /// Gradients of q (tq, dim), of k and v (tk, dim), of the kinetics and of the initial state (tk,)
+    pub q_grad: &'a mut [f32],
+    pub k_grad: &'a mut [f32],
+    pub v_grad: &'a mut [f32],
+    pub kinetics_grad: &'a mut [f64; 10],
+    pub calcium_grad: &'a mut [f32],
+    pub pool_grad: &'a mut [f32],
+}
+
+impl Job for Backward<'_> {
+    #[inline(always)]
+    fn run<I: Isa>(self) {
+        let x = &self.inputs;
+        match (x.rule, x.kinetics.fast, self.learn) {
+            (Rule::Min, true, false) => run::<I, true, true, false>(self),
+            (Rule::Min, true, true) => run::<I, true, true, true>(self),
+            (Rule::Min, false, _) => run::<I, true, false, true>(self),
+            (Rule::Mul, true, false) => run::<I, false, true, false>(self),
+            (Rule::Mul, true, true) => run::<I, false, true, true>(self),
+            (Rule::Mul, false, _) => run::<I, false, false, true>(self),
+        }
+    }
+}
+
+#[inline(always)]
+fn run<I: Isa, const MIN: bool, const FAST: bool, const LEARN: bool>(job: Backward<'_>) {
+    let HeadInputs { shape, q, k, v, ref kinetics, ref visibility, .. } = job.inputs;
+    let (dim, tk, padded) = (shape.dim, shape.tk, shape.padded_dim());
+    let key_blocks = tk.div_ceil(KEYS);
+    let keys = pad_rows(k, dim, padded, key_blocks * KEYS);
+    let scores = Products::new(k, &shape);
+    let slopes = Products::new(v, &shape);
+
+    let mut calcium_bar = pad_state(job.calcium_bar, 0.0);
+    let mut pool_bar = pad_state(job.pool_bar, 0.0);
+    let mut keys_bar = vec![0f32; key_blocks * KEYS * padded];
+    let mut values_bar = vec![0f32; key_blocks * KEYS * padded];
+    let mut queries = vec![0f32; QUERIES * padded];
+    let mut outs_bar = vec![0f32; QUERIES * padded];
+    let mut queries_bar = vec![0f32; QUERIES * padded];
+    let mut logits = new_tile();
+    let mut weights = new_tile();
+    let mut mask = [[0f32; KEYS]; QUERIES];
+    let mut record = Record::new();
+    let mut totals = Totals::default();
+
+    for block in (0..shape.blocks()).rev() {
+        let start = block * QUERIES;
+        let rows = QUERIES.min(shape.tq - start);
+        let boundary = &job.boundaries[block * 2 * tk..][..2 * tk];
+        load_block(q, dim, padded, start, rows, shape.scale(), &mut queries);
+        load_block(job.out_bar, dim, padded, start, rows, 1.0, &mut outs_bar);
+        queries_bar.fill(0.0);
+        let mut row_terms = [Query { inverse_total: 0.0, delta: 0.0 }; QUERIES];
+        for (r, terms) in row_terms.iter_mut().enumerate().take(rows) {
+            let t = start + r;
+            let total = job.total[t];
+            terms.inverse_total = if total > 0.0 { 1.0 / total } else { 0.0 };
+            terms.delta = dot::<I>(&job.out_bar[t * dim..][..dim], &job.out[t * dim..][..dim]);
+        }
+        for key_block in 0..key_blocks {
+            let key = key_block * KEYS;
+            let end = tk.min(key + KEYS);
+            let kind = visibility.tile(start, rows, key, &mut mask);
+            if kind == Kind::Future {
+                break;
+            }
+            let mut calcium = [0f32; KEYS];
+            let mut pool = [kinetics.r_max; KEYS];
+            calcium[..end - key].copy_from_slice(&boundary[key..end]);
+            pool[..end - key].copy_from_slice(&boundary[tk + key..tk + end]);
+            let (calcium_bar, pool_bar) = (&mut calcium_bar[key_block], &mut pool_bar[key_block]);
+            if kind == Kind::Hidden {
+                totals.rest(rows, &calcium, &pool, calcium_bar, pool_bar, kinetics);
+                continue;
+            }
+            let before = calcium;
+            scores.tile::<I>(&queries, padded, rows, key, &mut logits);
+            for r in 0..rows {
+                if kind == Kind::Full {
+                    replay::<I, MIN, FAST, false>(
+                        r, &logits[r], &mask[r], &mut calcium, &mut pool, kinetics, &mut record,
+                    );
+                } else {
+                    replay::<I, MIN, FAST, true>(
+                        r, &logits[r], &mask[r], &mut calcium, &mut pool, kinetics, &mut record,
+                    );
+                }
+            }
+            slopes.tile::<I>(&outs_bar, padded, rows, key, &mut logits);
+            let mut sums = Sums::new();
+            for r in (0..rows).rev() {
+                let before = if r == 0 { before } else { record.calcium[r - 1] };
+                let terms = row_terms[r];
+                if kind == Kind::Full {
+                    retreat::<I, MIN, FAST, false, LEARN>(
+                        r, terms, &record, &mask[r], &before, &mut logits[r], &mut weights[r], calcium_bar, pool_bar,
+                        &mut sums, kinetics,
+                    );
+                } else {
+                    retreat::<I, MIN, FAST, true, LEARN>(
+                        r, terms, &record, &mask[r], &before, &mut logits[r], &mut weights[r], calcium_bar, pool_bar,
+                        &mut sums, kinetics,
+                    );
+                }
+            }
+            if LEARN {
+                totals.add(&sums, end - key);
+            }
+            let product = |a, b, c| Matrices { m: KEYS, n: padded, k: rows, a, lda: KEYS, b, ldb: padded, c, ldc: padded };
+            let span = key * padded..(key + KEYS) * padded;
+            I::gemm::<true, true>(product(weights.as_flattened(), &outs_bar[..], &mut values_bar[span.clone()]));
+            I::gemm::<true, true>(product(logits.as_flattened(), &queries[..], &mut keys_bar[span]));
+            I::gemm::<false, true>(Matrices {
+                m: rows.div_ceil(8) * 8,
+                n: padded,
+                k: KEYS,
+                a: logits.as_flattened(),
+                lda: KEYS,
+                b: &keys[key * padded..],
+                ldb: padded,
+                c: &mut queries_bar,
+                ldc: padded,
+            });
+        }
+        store_rows(&queries_bar, padded, dim, shape.scale(), &mut job.q_grad[start * dim..(start + rows) * dim]);
+    }
+    // The queries were scaled, so the gradient of the keys is already in the keys' own units.
+    store_rows(&keys_bar, padded, dim, 1.0, job.k_grad);
+    store_rows(&values_bar, padded, dim, 1.0, job.v_grad);
+    job.calcium_grad.copy_from_slice(&calcium_bar.as_flattened()[..tk]);
+    job.pool_grad.copy_from_slice(&pool_bar.as_flattened()[..tk]);
+    *job.kinetics_grad = totals.gradients(kinetics);
+}
+
+fn store_rows(from: &[f32], padded: usize, dim: usize, scale: f32, to: &mut [f32]) {
+    for (y, x) in to.chunks_exact_mut(dim).zip(from.chunks_exact(padded)) {
+        for (b, &a) in y.iter_mut().zip(x) {
+            *b = a * scale;
+        }
+    }
+}
+
+/// [`Sums`] over keys and tiles in double precision.
+#[derive(Default)]
+struct Totals {
+    rho_c: f64,
+    alpha: f64,
+    hill: f64,
+    slope: f64,
+    bias: f64,
+    coupling: f64,
+    rho_r: f64,
+    r_max: f64,
+    lam: f64,
+    eps: f64,
+    age: f64,
+}
+
+impl Totals {
+    /// Only the first `present` lanes are keys.
+    fn add(&mut self, sums: &Sums, present: usize) {
+        let fold = |lanes: &Row| lanes[..present].iter().map(|&x| f64::from(x)).sum::<f64>();
+        self.rho_c += fold(&sums.rho_c);
+        self.alpha += fold(&sums.alpha);
+        self.hill += fold(&sums.hill);
+        self.slope += fold(&sums.slope);
+        self.bias += fold(&sums.bias);
+        self.coupling += fold(&sums.coupling);
+        self.rho_r += fold(&sums.rho_r);
+        self.r_max += fold(&sums.r_max);
+        self.lam += fold(&sums.lam);
+        self.eps += fold(&sums.eps);
+        self.age += fold(&sums.age);
+    }
+
+    /// The adjoint of a tile in which nothing is seen.
+    fn rest(&mut self, steps: usize, calcium: &Row, pool: &Row, c_bar: &mut Row, r_bar: &mut Row, kin: &Kinetics) {
+        let (decay, refill) = decays(steps, kin);
+        let (decay_less, refill_less) = decays(steps - 1, kin);
+        let count = steps as f64;
+        for j in 0..KEYS {
+            let (c, r) = (f64::from(c_bar[j]), f64::from(r_bar[j]));
+            self.rho_c += count * f64::from(decay_less) * f64::from(calcium[j]) * c;
+            self.rho_r += count * f64::from(refill_less) * f64::from(pool[j] - kin.r_max) * r;
+            if kin.rho_r < 1.0 {
+                // `gradients` multiplies by 1 - rho_r, which the one-step form has.
+                self.r_max += (1.0 - f64::from(refill)) / (1.0 - f64::from(kin.rho_r)) * r;
+            }
+            c_bar[j] *= decay;
+            r_bar[j] *= refill;
+        }
+    }
+
+    /// In the order of [`crate::fatigue::problem::KINETICS`].
+    fn gradients(&self, kin: &Kinetics) -> [f64; 10] {
+        let rho_r = self.rho_r;
+        let r_max = self.r_max * (1.0 - f64::from(kin.rho_r));
+        if kin.content == 0.0 {
+            let sigmoid = 1.0 / (1.0 + (-f64::from(kin.b)).exp());
+            let scale = self.age * sigmoid / (1.0 + f64::from(kin.kappa));
+            let kappa = -scale / (1.0 + f64::from(kin.kappa));
+            return [0.0, 0.0, 0.0, 0.0, scale * (1.0 - sigmoid), kappa, rho_r, r_max, self.lam, self.eps];
+        }
+        let k_d = -self.hill * f64::from(kin.s);
+        let kappa = -self.coupling / f64::from(kin.kappa);
+        [self.rho_c, self.alpha, k_d, self.slope, self.bias, kappa, rho_r, r_max, self.lam, self.eps]
+    }
+}

@@ -1,0 +1,157 @@
+//! The forward pass of one head: an outer loop over blocks of queries, inside over blocks of keys.
+
+use crate::fatigue::mask::Kind;
+use crate::fatigue::problem::{HeadInputs, Kinetics, Rule};
+use crate::fatigue::scores::{beyond_limit, load_block, may_exceed_limit, pad_rows, Products};
+use crate::fatigue::synapse::advance;
+use crate::fatigue::{new_tile, Row, FEW_QUERIES, KEYS, QUERIES};
+use crate::gemm::{add_scaled, fold_lanes, Matrices};
+use crate::isa::{Isa, Job};
+
+/// Forward pass of one head as a job for an instruction set.
+pub struct Forward<'a> {
+    pub inputs: HeadInputs<'a>,
+    /// (tq, dim)
+    pub out: &'a mut [f32],
+    /// (tq,), the sum of n
+    pub total: &'a mut [f32],
+    /// (tk,), the state after the last query
+    pub calcium: &'a mut [f32],
+    pub pool: &'a mut [f32],
+    /// (blocks, 2, tk): calcium and pool before each block of queries; empty if no backward pass will come
+    pub boundaries: &'a mut [f32],
+    /// A visible logit beyond the limit, if there was one; the results are then meaningless.
+    pub excess: &'a mut Option<f32>,
+}
+
+impl Job for Forward<'_> {
+    #[inline(always)]
+    fn run<I: Isa>(self) {
+        let x = &self.inputs;
+        match (x.rule, x.kinetics.fast) {
+            (Rule::Min, true) => run::<I, true, true>(self),
+            (Rule::Min, false) => run::<I, true, false>(self),
+            (Rule::Mul, true) => run::<I, false, true>(self),
+            (Rule::Mul, false) => run::<I, false, false>(self),
+        }
+    }
+}
+
+#[inline(always)]
+fn run<I: Isa, const MIN: bool, const FAST: bool>(job: Forward<'_>) {
+    let HeadInputs { shape, q, k, v, ref kinetics, ref visibility, .. } = job.inputs;
+    let (dim, tk) = (shape.dim, shape.tk);
+    let few = shape.tq <= FEW_QUERIES;
+    let padded = if few { dim } else { shape.padded_dim() };
+    let key_blocks = tk.div_ceil(KEYS);
+    let values = pad_rows(v, dim, padded, if few { tk } else { key_blocks * KEYS });
+    let products = Products::new(k, &shape);
+    let check = may_exceed_limit(q, k, &shape);
+
+    let mut calcium = pad_state(job.inputs.calcium, 0.0);
+    let mut pool = pad_state(job.inputs.pool, kinetics.r_max);
+    let mut queries = vec![0f32; QUERIES * padded];
+    let mut sums = vec![0f32; QUERIES * padded];
+    let mut tile = new_tile();
+    let mut mask = [[0f32; KEYS]; QUERIES];
+
+    for (block, start) in (0..shape.tq).step_by(QUERIES).enumerate() {
+        let rows = QUERIES.min(shape.tq - start);
+        if let Some(boundary) = job.boundaries.get_mut(block * 2 * tk..(block + 1) * 2 * tk) {
+            boundary[..tk].copy_from_slice(&calcium.as_flattened()[..tk]);
+            boundary[tk..].copy_from_slice(&pool.as_flattened()[..tk]);
+        }
+        load_block(q, dim, padded, start, rows, shape.scale(), &mut queries);
+        sums.fill(0.0);
+        let mut totals = [[0f32; 16]; QUERIES];
+        for key_block in 0..key_blocks {
+            let key = key_block * KEYS;
+            let (calcium, pool) = (&mut calcium[key_block], &mut pool[key_block]);
+            let kind = visibility.tile(start, rows, key, &mut mask);
+            match kind {
+                Kind::Future => break,
+                Kind::Hidden => {
+                    rest(rows, calcium, pool, kinetics);
+                    continue;
+                }
+                Kind::Partial | Kind::Full => {}
+            }
+            products.tile::<I>(&queries, padded, rows, key, &mut tile);
+            if check {
+                let seen = (kind == Kind::Partial).then_some(&mask[..]);
+                if let Some(logit) = beyond_limit(&tile, seen, rows) {
+                    *job.excess = Some(logit);
+                    return;
+                }
+            }
+            for r in 0..rows {
+                if kind == Kind::Full {
+                    advance::<I, MIN, FAST, false>(&mut tile[r], &mask[r], calcium, pool, kinetics);
+                } else {
+                    advance::<I, MIN, FAST, true>(&mut tile[r], &mask[r], calcium, pool, kinetics);
+                }
+                for lanes in tile[r].as_chunks::<16>().0 {
+                    for l in 0..16 {
+                        totals[r][l] += lanes[l];
+                    }
+                }
+            }
+            if few {
+                let present = &values[key * dim..tk.min(key + KEYS) * dim];
+                for r in 0..rows {
+                    let sum = &mut sums[r * padded..][..dim];
+                    for (&weight, value) in tile[r].iter().zip(present.chunks_exact(dim)) {
+                        add_scaled::<I>(weight, value, sum);
+                    }
+                }
+            } else {
+                I::gemm::<false, true>(Matrices {
+                    m: rows.div_ceil(8) * 8,
+                    n: padded,
+                    k: KEYS,
+                    a: tile.as_flattened(),
+                    lda: KEYS,
+                    b: &values[key * padded..],
+                    ldb: padded,
+                    c: &mut sums,
+                    ldc: padded,
+                });
+            }
+        }
+        for r in 0..rows {
+            let total = fold_lanes(&totals[r]);
+            job.total[start + r] = total;
+            let inverse = if total > 0.0 { 1.0 / total } else { 0.0 };
+            let out = &mut job.out[(start + r) * dim..][..dim];
+            for (y, &sum) in out.iter_mut().zip(&sums[r * padded..]) {
+                *y = sum * inverse;
+            }
+        }
+    }
+    job.calcium.copy_from_slice(&calcium.as_flattened()[..tk]);
+    job.pool.copy_from_slice(&pool.as_flattened()[..tk]);
+}
+
+/// A state in whole blocks of keys.
+pub fn pad_state(x: &[f32], missing: f32) -> Vec<Row> {
+    let mut out = vec![[missing; KEYS]; x.len().div_ceil(KEYS)];
+    for (to, from) in out.as_flattened_mut().iter_mut().zip(x) {
+        *to = *from;
+    }
+    out
+}
+
+/// State of keys that nobody sees for `steps` queries: calcium decays, the pool recovers.
+fn rest(steps: usize, calcium: &mut Row, pool: &mut Row, kin: &Kinetics) {
+    let (decay, refill) = decays(steps, kin);
+    for (c, r) in calcium.iter_mut().zip(pool) {
+        *c *= decay;
+        *r = kin.r_max + (*r - kin.r_max) * refill;
+    }
+}
+
+/// (rho_c, rho_r) to the power of `steps`.
+pub fn decays(steps: usize, kin: &Kinetics) -> (f32, f32) {
+    let power = |rho: f32| f64::from(rho).powi(steps as i32) as f32;
+    (power(kin.rho_c), power(kin.rho_r))
+}

@@ -1,0 +1,217 @@
+//! The validated description of one call.
+
+use crate::fatigue::mask::Visibility;
+use crate::fatigue::QUERIES;
+use crate::math::{fit_gate, GATE_TERMS};
+
+/// Logits beyond this are refused: they are exponentiated without subtracting a maximum.
+pub const LOGIT_LIMIT: f32 = 40.0;
+
+/// Sizes: query heads share key heads in groups of `heads / kv_heads`; the queries are the last `tq` of `tk` positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    pub batch: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub tq: usize,
+    pub tk: usize,
+    pub dim: usize,
+}
+
+impl Shape {
+    pub fn check(&self) -> Result<(), String> {
+        let Shape { batch, heads, kv_heads, tq, tk, dim } = *self;
+        if batch == 0 || heads == 0 || kv_heads == 0 || tq == 0 || dim == 0 {
+            return Err(format!("q, k, v must not be empty; got batch {batch}, heads {heads}/{kv_heads}, T {tq}, D {dim}"));
+        }
+        if heads % kv_heads != 0 {
+            return Err(format!("{heads} query heads cannot share {kv_heads} key heads: it must divide them"));
+        }
+        if tq > tk {
+            return Err(format!("{tq} queries need at least as many keys; there are {tk}"));
+        }
+        Ok(())
+    }
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+    /// Blocks of queries.
+    pub fn blocks(&self) -> usize {
+        self.tq.div_ceil(QUERIES)
+    }
+    /// `dim` rounded up to whole lanes.
+    pub fn padded_dim(&self) -> usize {
+        self.dim.div_ceil(16) * 16
+    }
+    pub fn scale(&self) -> f32 {
+        (1.0 / (self.dim as f64).sqrt()) as f32
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    Min,
+    Mul,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    Kinetic,
+    Age,
+}
+
+/// Names of the kinetic constants in the order of their rows.
+pub const KINETICS: [&str; 10] = ["rho_c", "alpha_ca", "k_d", "s", "b", "kappa", "rho_r", "r_max", "lam", "eps"];
+
+/// The constants of one head, as the loops use them.
+#[derive(Clone, Copy, Debug)]
+pub struct Kinetics {
+    pub rho_c: f32,
+    pub alpha: f32,
+    pub k_d: f32,
+    pub s: f32,
+    pub b: f32,
+    pub kappa: f32,
+    pub rho_r: f32,
+    pub r_max: f32,
+    pub lam: f32,
+    pub eps: f32,
+    pub recovery: f32,
+    /// P = constant + content * gate * coupling: (0, 1) for the synapse, (its constant, 0) for the control by age.
+    pub constant: f32,
+    pub content: f32,
+    pub gate: [f32; GATE_TERMS],
+    /// Exponent 1 and a gate within reach of its polynomial: neither a logarithm nor a second exponential.
+    pub fast: bool,
+}
+
+impl Kinetics {
+    /// Row values in the order of [`KINETICS`].
+    pub fn new(values: [f32; 10], release: Release) -> Result<Kinetics, String> {
+        let [rho_c, alpha, k_d, s, b, kappa, rho_r, r_max, lam, eps] = values;
+        for (name, value) in KINETICS.iter().zip(values) {
+            if !value.is_finite() {
+                return Err(format!("kinetics.{name} = {value} must be finite"));
+            }
+        }
+        for (name, value) in [("rho_c", rho_c), ("rho_r", rho_r)] {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(format!("kinetics.{name} = {value} must be in [0, 1]"));
+            }
+        }
+        for (name, value) in [("k_d", k_d), ("kappa", kappa), ("r_max", r_max)] {
+            if value <= 0.0 {
+                return Err(format!("kinetics.{name} = {value} must be positive"));
+            }
+        }
+        for (name, value) in [("alpha_ca", alpha), ("eps", eps)] {
+            if value < 0.0 {
+                return Err(format!("kinetics.{name} = {value} must not be negative"));
+            }
+        }
+        let age = release == Release::Age;
+        let fitted = if age { Some([0.0; GATE_TERMS]) } else { fit_gate(f64::from(s), f64::from(b)) };
+        let sigmoid = 1.0 / (1.0 + (-f64::from(b)).exp());
+        Ok(Kinetics {
+            rho_c: if age { 1.0 } else { rho_c },
+            alpha: if age { 0.0 } else { alpha },
+            k_d,
+            s,
+            b,
+            kappa,
+            rho_r,
+            r_max,
+            lam,
+            eps,
+            recovery: ((1.0 - f64::from(rho_r)) * f64::from(r_max)) as f32,
+            constant: if age { (sigmoid / (1.0 + f64::from(kappa))) as f32 } else { 0.0 },
+            content: if age { 0.0 } else { 1.0 },
+            gate: fitted.unwrap_or([0.0; GATE_TERMS]),
+            fast: lam == 1.0 && fitted.is_some(),
+        })
+    }
+}
+
+/// Inputs of a call; every slice is row-major in the shape given and was checked to have its length.
+pub struct Inputs<'a> {
+    pub shape: Shape,
+    pub rule: Rule,
+    pub release: Release,
+    /// (batch, heads, tq, dim)
+    pub q: &'a [f32],
+    /// (batch, kv_heads, tk, dim)
+    pub k: &'a [f32],
+    pub v: &'a [f32],
+    /// (heads,)
+    pub kinetics: Vec<Kinetics>,
+    /// (batch, heads, tk), the state before the first query
+    pub calcium: &'a [f32],
+    pub pool: &'a [f32],
+    /// (batch, tq) and (batch, tk)
+    pub segments: Option<(&'a [i64], &'a [i64])>,
+    pub window: Option<usize>,
+}
+
+impl Inputs<'_> {
+    pub fn check(&self) -> Result<(), String> {
+        self.shape.check()?;
+        let Shape { batch, heads, kv_heads, tq, tk, dim } = self.shape;
+        let mut lengths = vec![
+            ("q", self.q.len(), batch * heads * tq * dim),
+            ("k", self.k.len(), batch * kv_heads * tk * dim),
+            ("v", self.v.len(), batch * kv_heads * tk * dim),
+            ("kinetics", self.kinetics.len(), heads),
+            ("calcium", self.calcium.len(), batch * heads * tk),
+            ("pool", self.pool.len(), batch * heads * tk),
+        ];
+        if let Some((of_queries, of_keys)) = self.segments {
+            lengths.push(("segments_q", of_queries.len(), batch * tq));
+            lengths.push(("segments_k", of_keys.len(), batch * tk));
+        }
+        for (name, found, expected) in lengths {
+            if found != expected {
+                return Err(format!("{name} has {found} elements, but {expected} are needed"));
+            }
+        }
+        if self.window == Some(0) {
+            return Err("window = 0 must be at least 1".into());
+        }
+        Ok(())
+    }
+
+    /// What one (batch, query head) sees; `index` = batch index * heads + head.
+    pub fn head(&self, index: usize) -> HeadInputs<'_> {
+        let Shape { heads, kv_heads, tq, tk, dim, .. } = self.shape;
+        let (row, head) = (index / heads, index % heads);
+        let kv = row * kv_heads + head / self.shape.group();
+        HeadInputs {
+            shape: self.shape,
+            rule: self.rule,
+            q: &self.q[index * tq * dim..][..tq * dim],
+            k: &self.k[kv * tk * dim..][..tk * dim],
+            v: &self.v[kv * tk * dim..][..tk * dim],
+            kinetics: self.kinetics[head],
+            calcium: &self.calcium[index * tk..][..tk],
+            pool: &self.pool[index * tk..][..tk],
+            visibility: Visibility {
+                offset: tk - tq,
+                keys: tk,
+                window: self.window,
+                segments: self.segments.map(|(q, k)| (&q[row * tq..][..tq], &k[row * tk..][..tk])),
+            },
+        }
+    }
+}
+
+/// The part of [`Inputs`] that belongs to one query head of one batch row.
+pub struct HeadInputs<'a> {
+    pub shape: Shape,
+    pub rule: Rule,
+    pub q: &'a [f32],
+    pub k: &'a [f32],
+    pub v: &'a [f32],
+    pub kinetics: Kinetics,
+    pub calcium: &'a [f32],
+    pub pool: &'a [f32],
+    pub visibility: Visibility<'a>,
+}

@@ -1,0 +1,195 @@
+//! A whole call: the heads over the threads. Every head is computed by one thread alone and sums over heads are made
+//! afterwards in order, so the result does not depend on the number of threads.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use rayon::prelude::*;
+use rayon::ThreadPool;
+
+use crate::fatigue::backward::Backward;
+use crate::fatigue::forward::Forward;
+use crate::fatigue::problem::{Inputs, LOGIT_LIMIT};
+use crate::isa::Level;
+
+/// Results of the forward pass, shapes as in [`Forward`] with (batch, heads) in front.
+pub struct Outputs {
+    pub out: Vec<f32>,
+    pub total: Vec<f32>,
+    pub calcium: Vec<f32>,
+    pub pool: Vec<f32>,
+    pub boundaries: Vec<f32>,
+}
+
+/// Gradients with respect to the results.
+pub struct Cotangents<'a> {
+    pub out: &'a [f32],
+    pub calcium: &'a [f32],
+    pub pool: &'a [f32],
+}
+
+/// Gradients with respect to the inputs; `kinetics` is (10, heads).
+pub struct Gradients {
+    pub q: Vec<f32>,
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+    pub kinetics: Vec<f32>,
+    pub calcium: Vec<f32>,
+    pub pool: Vec<f32>,
+}
+
+/// Run `work` in a pool of `threads` threads (0: one per core). Pools are kept, per process: threads do not survive a
+/// fork.
+fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Result<R, String> {
+    type Pools = HashMap<(u32, usize), Arc<ThreadPool>>;
+    static POOLS: OnceLock<Mutex<Pools>> = OnceLock::new();
+    if threads == 1 {
+        return Ok(work());
+    }
+    let key = (std::process::id(), threads);
+    let pool = {
+        let mut pools = match POOLS.get_or_init(Mutex::default).lock() {
+            Ok(pools) => pools,
+            Err(poisoned) => poisoned.into_inner(),
+        };
+        match pools.get(&key) {
+            Some(pool) => pool.clone(),
+            None => {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| e.to_string())?;
+                let pool = Arc::new(pool);
+                pools.insert(key, pool.clone());
+                pool
+            }
+        }
+    };
+    Ok(pool.install(work))
+}
+
+fn for_each<J: Send>(threads: usize, jobs: Vec<J>, work: impl Fn(J) + Send + Sync) -> Result<(), String> {
+    if threads == 1 || jobs.len() == 1 {
+        jobs.into_iter().for_each(work);
+        return Ok(());
+    }
+    with_threads(threads, || jobs.into_par_iter().with_max_len(1).for_each(work))
+}
+
+/// Forward pass; `keep`: store what the backward pass needs.
+pub fn forward(inputs: &Inputs<'_>, keep: bool, threads: usize, level: Level) -> Result<Outputs, String> {
+    inputs.check()?;
+    let s = inputs.shape;
+    let heads = s.batch * s.heads;
+    let per_head = if keep { s.blocks() * 2 * s.tk } else { 0 };
+    let mut x = Outputs {
+        out: vec![0.0; heads * s.tq * s.dim],
+        total: vec![0.0; heads * s.tq],
+        calcium: vec![0.0; heads * s.tk],
+        pool: vec![0.0; heads * s.tk],
+        boundaries: vec![0.0; heads * per_head],
+    };
+    let mut excess = vec![None; heads];
+    let mut boundaries = x.boundaries.chunks_exact_mut(per_head.max(1));
+    let mut jobs = Vec::with_capacity(heads);
+    let parts = x.out.chunks_exact_mut(s.tq * s.dim).zip(x.total.chunks_exact_mut(s.tq));
+    let states = x.calcium.chunks_exact_mut(s.tk).zip(x.pool.chunks_exact_mut(s.tk)).zip(&mut excess);
+    for (index, ((out, total), ((calcium, pool), excess))) in parts.zip(states).enumerate() {
+        let boundaries = boundaries.next().unwrap_or_default();
+        jobs.push(Forward { inputs: inputs.head(index), out, total, calcium, pool, boundaries, excess });
+    }
+    for_each(threads, jobs, |job| level.run(job))?;
+    match excess.into_iter().flatten().next() {
+        None => Ok(x),
+        Some(logit) => Err(format!(
+            "a logit q.k / sqrt(D) is {logit}; it must be within +-{LOGIT_LIMIT} (normalise q and k, or bound their gain)"
+        )),
+    }
+}
+
+/// Backward pass from the results of the forward pass with `keep`.
+pub fn backward(
+    inputs: &Inputs<'_>,
+    saved: (&[f32], &[f32], &[f32]),
+    bars: &Cotangents<'_>,
+    learn: bool,
+    threads: usize,
+    level: Level,
+) -> Result<Gradients, String> {
+    inputs.check()?;
+    let s = inputs.shape;
+    let heads = s.batch * s.heads;
+    let (out, total, boundaries) = saved;
+    let per_head = s.blocks() * 2 * s.tk;
+    for (name, found, expected) in [
+        ("out", out.len(), heads * s.tq * s.dim),
+        ("total", total.len(), heads * s.tq),
+        ("boundaries", boundaries.len(), heads * per_head),
+        ("grad_out", bars.out.len(), heads * s.tq * s.dim),
+        ("grad_calcium", bars.calcium.len(), heads * s.tk),
+        ("grad_pool", bars.pool.len(), heads * s.tk),
+    ] {
+        if found != expected {
+            return Err(format!("{name} has {found} elements, but {expected} are needed"));
+        }
+    }
+    let mut x = Gradients {
+        q: vec![0.0; heads * s.tq * s.dim],
+        k: vec![0.0; heads * s.tk * s.dim],
+        v: vec![0.0; heads * s.tk * s.dim],
+        kinetics: vec![0.0; 10 * s.heads],
+        calcium: vec![0.0; heads * s.tk],
+        pool: vec![0.0; heads * s.tk],
+    };
+    let mut kinetics = vec![[0f64; 10]; heads];
+    let mut jobs = Vec::with_capacity(heads);
+    let of_keys = x.k.chunks_exact_mut(s.tk * s.dim).zip(x.v.chunks_exact_mut(s.tk * s.dim));
+    let states = x.calcium.chunks_exact_mut(s.tk).zip(x.pool.chunks_exact_mut(s.tk));
+    let rest = x.q.chunks_exact_mut(s.tq * s.dim).zip(&mut kinetics);
+    for (index, (((k_grad, v_grad), (calcium_grad, pool_grad)), (q_grad, kinetics_grad))) in
+        of_keys.zip(states).zip(rest).enumerate()
+    {
+        jobs.push(Backward {
+            inputs: inputs.head(index),
+            out: &out[index * s.tq * s.dim..][..s.tq * s.dim],
+            total: &total[index * s.tq..][..s.tq],
+            boundaries: &boundaries[index * per_head..][..per_head],
+            out_bar: &bars.out[index * s.tq * s.dim..][..s.tq * s.dim],
+            calcium_bar: &bars.calcium[index * s.tk..][..s.tk],
+            pool_bar: &bars.pool[index * s.tk..][..s.tk],
+            learn,
+            q_grad,
+            k_grad,
+            v_grad,
+            kinetics_grad,
+            calcium_grad,
+            pool_grad,
+        });
+    }
+    for_each(threads, jobs, |job| level.run(job))?;
+    if learn {
+        for (name, row) in x.kinetics.chunks_exact_mut(s.heads).enumerate() {
+            for (head, y) in row.iter_mut().enumerate() {
+                *y = (0..s.batch).map(|b| kinetics[b * s.heads + head][name]).sum::<f64>() as f32;
+            }
+        }
+    }
+    x.k = sum_groups(x.k, s.group(), s.tk * s.dim);
+    x.v = sum_groups(x.v, s.group(), s.tk * s.dim);
+    Ok(x)
+}
+
+/// Sums of `group` consecutive blocks of length `size`.
+fn sum_groups(x: Vec<f32>, group: usize, size: usize) -> Vec<f32> {
+    if group == 1 {
+        return x;
+    }
+    let mut out = Vec::with_capacity(x.len() / group);
+    for blocks in x.chunks_exact(group * size) {
+        let start = out.len();
+        out.extend_from_slice(&blocks[..size]);
+        for block in blocks[size..].chunks_exact(size) {
+            for (y, &value) in out[start..].iter_mut().zip(block) {
+                *y += value;
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,170 @@
+//! Python's view: arrays in, arrays out. Whatever does not fit is a `ValueError` (or `TypeError` for a wrong dtype).
+
+use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyReadonlyArray4, PyUntypedArrayMethods};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::fatigue::problem::{Inputs, Kinetics, Release, Rule, Shape, KINETICS};
+use crate::fatigue::run::{self, Cotangents};
+use crate::isa::Level;
+
+type Array<'py, const N: usize> = Bound<'py, numpy::PyArray<f32, numpy::ndarray::Dim<[usize; N]>>>;
+type Forward<'py> = (Array<'py, 4>, Array<'py, 3>, Array<'py, 3>, Array<'py, 3>, Bound<'py, PyArray1<f32>>);
+type Backward<'py> = (Array<'py, 4>, Array<'py, 4>, Array<'py, 4>, Array<'py, 2>, Array<'py, 3>, Array<'py, 3>);
+
+fn invalid(message: impl Into<String>) -> PyErr {
+    PyValueError::new_err(message.into())
+}
+
+macro_rules! slice {
+    ($array:expr, $name:literal) => {
+        $array.as_slice().map_err(|_| invalid(concat!($name, " must be contiguous in row-major order")))
+    };
+}
+
+/// The arguments that both passes share.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Call<'py> {
+    q: PyReadonlyArray4<'py, f32>,
+    k: PyReadonlyArray4<'py, f32>,
+    v: PyReadonlyArray4<'py, f32>,
+    kinetics: PyReadonlyArray2<'py, f32>,
+    calcium: PyReadonlyArray3<'py, f32>,
+    pool: PyReadonlyArray3<'py, f32>,
+    rule: String,
+    release: String,
+    segments_q: Option<PyReadonlyArray2<'py, i64>>,
+    segments_k: Option<PyReadonlyArray2<'py, i64>>,
+    window: Option<usize>,
+}
+
+impl Call<'_> {
+    fn inputs(&self) -> PyResult<Inputs<'_>> {
+        let (q, k) = (self.q.shape(), self.k.shape());
+        let shape = Shape { batch: q[0], heads: q[1], kv_heads: k[1], tq: q[2], tk: k[2], dim: q[3] };
+        shape.check().map_err(invalid)?;
+        let expected = |name: &str, found: &[usize], wanted: &[usize]| {
+            if found == wanted { Ok(()) } else { Err(invalid(format!("{name} has shape {found:?}, but must have {wanted:?}"))) }
+        };
+        let of_keys = [shape.batch, shape.kv_heads, shape.tk, shape.dim];
+        expected("k", k, &of_keys)?;
+        expected("v", self.v.shape(), &of_keys)?;
+        expected("kinetics", self.kinetics.shape(), &[KINETICS.len(), shape.heads])?;
+        let state = [shape.batch, shape.heads, shape.tk];
+        expected("calcium", self.calcium.shape(), &state)?;
+        expected("pool", self.pool.shape(), &state)?;
+        let segments = match (&self.segments_q, &self.segments_k) {
+            (None, None) => None,
+            (Some(of_queries), Some(of_keys)) => {
+                expected("segments_q", of_queries.shape(), &[shape.batch, shape.tq])?;
+                expected("segments_k", of_keys.shape(), &[shape.batch, shape.tk])?;
+                Some((slice!(of_queries, "segments_q")?, slice!(of_keys, "segments_k")?))
+            }
+            _ => return Err(invalid("segments_q and segments_k must be given together")),
+        };
+        let rule = match self.rule.as_str() {
+            "min" => Rule::Min,
+            "mul" => Rule::Mul,
+            other => return Err(invalid(format!("rule = '{other}' is unknown; known: min, mul"))),
+        };
+        let release = match self.release.as_str() {
+            "kinetic" => Release::Kinetic,
+            "age" => Release::Age,
+            other => return Err(invalid(format!("release = '{other}' is unknown; known: kinetic, age"))),
+        };
+        let rows = slice!(self.kinetics, "kinetics")?;
+        let kinetics = (0..shape.heads)
+            .map(|head| Kinetics::new(std::array::from_fn(|i| rows[i * shape.heads + head]), release))
+            .collect::<Result<_, _>>()
+            .map_err(invalid)?;
+        let inputs = Inputs {
+            shape,
+            rule,
+            release,
+            q: slice!(self.q, "q")?,
+            k: slice!(self.k, "k")?,
+            v: slice!(self.v, "v")?,
+            kinetics,
+            calcium: slice!(self.calcium, "calcium")?,
+            pool: slice!(self.pool, "pool")?,
+            segments,
+            window: self.window,
+        };
+        inputs.check().map_err(invalid)?;
+        Ok(inputs)
+    }
+}
+
+fn shaped<'py, const N: usize>(py: Python<'py>, values: Vec<f32>, shape: [usize; N]) -> PyResult<Array<'py, N>>
+where
+    numpy::ndarray::Dim<[usize; N]>: numpy::ndarray::Dimension,
+    [usize; N]: numpy::ndarray::IntoDimension<Dim = numpy::ndarray::Dim<[usize; N]>>,
+{
+    values.into_pyarray(py).reshape(shape)
+}
+
+/// Forward pass: `(out, calcium, pool, total, boundaries)`; the last is empty unless `keep`.
+#[pyfunction]
+fn fatigue_attention<'py>(py: Python<'py>, call: Call<'py>, keep: bool, threads: usize) -> PyResult<Forward<'py>> {
+    let inputs = call.inputs()?;
+    let s = inputs.shape;
+    let x = py.detach(|| run::forward(&inputs, keep, threads, Level::best())).map_err(invalid)?;
+    Ok((
+        shaped(py, x.out, [s.batch, s.heads, s.tq, s.dim])?,
+        shaped(py, x.calcium, [s.batch, s.heads, s.tk])?,
+        shaped(py, x.pool, [s.batch, s.heads, s.tk])?,
+        shaped(py, x.total, [s.batch, s.heads, s.tq])?,
+        x.boundaries.into_pyarray(py),
+    ))
+}
+
+/// Backward pass: gradients of `(q, k, v, kinetics, calcium, pool)`; that of the kinetics is zero unless `learn`.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+fn fatigue_attention_backward<'py>(
+    py: Python<'py>,
+    call: Call<'py>,
+    out: PyReadonlyArray4<'py, f32>,
+    total: PyReadonlyArray3<'py, f32>,
+    boundaries: PyReadonlyArray1<'py, f32>,
+    grad_out: PyReadonlyArray4<'py, f32>,
+    grad_calcium: PyReadonlyArray3<'py, f32>,
+    grad_pool: PyReadonlyArray3<'py, f32>,
+    learn: bool,
+    threads: usize,
+) -> PyResult<Backward<'py>> {
+    let inputs = call.inputs()?;
+    let s = inputs.shape;
+    let saved = (slice!(out, "out")?, slice!(total, "total")?, slice!(boundaries, "boundaries")?);
+    let bars = Cotangents {
+        out: slice!(grad_out, "grad_out")?,
+        calcium: slice!(grad_calcium, "grad_calcium")?,
+        pool: slice!(grad_pool, "grad_pool")?,
+    };
+    let x = py.detach(|| run::backward(&inputs, saved, &bars, learn, threads, Level::best())).map_err(invalid)?;
+    Ok((
+        shaped(py, x.q, [s.batch, s.heads, s.tq, s.dim])?,
+        shaped(py, x.k, [s.batch, s.kv_heads, s.tk, s.dim])?,
+        shaped(py, x.v, [s.batch, s.kv_heads, s.tk, s.dim])?,
+        shaped(py, x.kinetics, [KINETICS.len(), s.heads])?,
+        shaped(py, x.calcium, [s.batch, s.heads, s.tk])?,
+        shaped(py, x.pool, [s.batch, s.heads, s.tk])?,
+    ))
+}
+
+/// The instruction set that the kernels use on this machine.
+#[pyfunction]
+fn instruction_set() -> &'static str {
+    Level::best().name()
+}
+
+#[pymodule]
+fn bouton_kernels(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("QUERIES_PER_BLOCK", crate::fatigue::QUERIES)?;
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add_function(wrap_pyfunction!(fatigue_attention, m)?)?;
+    m.add_function(wrap_pyfunction!(fatigue_attention_backward, m)?)?;
+    m.add_function(wrap_pyfunction!(instruction_set, m)?)?;
+    Ok(())
+}

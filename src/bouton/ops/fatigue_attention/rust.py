@@ -1,0 +1,238 @@
+"""Presynaptic-fatigue attention on the CPU by the compiled kernels of the wheel ``bouton-kernels``.
+
+float32; one pass over tiles of queries by keys, forward and backward (``kernels_rs/src/fatigue``). The result does not
+depend on the number of threads. Both passes are opaque operators of ``torch.library``, as in :mod:`.torch`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bouton.ops.fatigue_attention.reference import Kinetics
+
+if TYPE_CHECKING:
+    import numpy as np
+
+WHEEL = "bouton_kernels"
+
+
+@cache
+def _load() -> ModuleType | str:
+    try:
+        return importlib.import_module(WHEEL)
+    except ImportError as error:
+        return f"the wheel '{WHEEL.replace('_', '-')}' is not installed (pip install ./kernels_rs): {error}"
+
+
+def why_not() -> str | None:
+    """Why the kernels cannot run on this machine; None if they can."""
+    found = _load()
+    return found if isinstance(found, str) else None
+
+
+def refuses(q: Tensor, bias: Tensor | None) -> str | None:
+    """Why the kernels cannot execute a call with these arguments; None if they can."""
+    if q.dtype != torch.float32:
+        return f"computes in float32, not in {str(q.dtype).removeprefix('torch.')}"
+    if bias is not None:
+        return "takes no bias on the logits"
+    return None
+
+
+def _kernels() -> ModuleType:
+    found = _load()
+    if isinstance(found, str):
+        raise ImportError(found)
+    return found
+
+
+def _array(x: Tensor) -> np.ndarray[Any, Any]:
+    return x.detach().contiguous().numpy()
+
+
+def _call(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kinetics: Tensor,
+    calcium: Tensor,
+    pool: Tensor,
+    segments_q: Tensor | None,
+    segments_k: Tensor | None,
+    window: int,
+    rule: str,
+    release: str,
+) -> dict[str, Any]:
+    return {
+        "q": _array(q),
+        "k": _array(k),
+        "v": _array(v),
+        "kinetics": _array(kinetics),
+        "calcium": _array(calcium),
+        "pool": _array(pool),
+        "rule": rule,
+        "release": release,
+        "segments_q": None if segments_q is None else _array(segments_q.long()),
+        "segments_k": None if segments_k is None else _array(segments_k.long()),
+        "window": window or None,
+    }
+
+
+@torch.library.custom_op("bouton::fatigue_attention_rust", mutates_args=(), device_types="cpu")
+def _forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kinetics: Tensor,
+    calcium: Tensor,
+    pool: Tensor,
+    segments_q: Tensor | None,
+    segments_k: Tensor | None,
+    window: int,
+    rule: str,
+    release: str,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """out, calcium, pool, and for the backward pass the sum of n per query and the state before each block."""
+    call = _call(q, k, v, kinetics, calcium, pool, segments_q, segments_k, window, rule, release)
+    out, calcium, pool, total, boundaries = map(
+        torch.from_numpy, _kernels().fatigue_attention(call, save, torch.get_num_threads())
+    )
+    return out, calcium, pool, total, boundaries
+
+
+@_forward.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kinetics: Tensor,
+    calcium: Tensor,
+    pool: Tensor,
+    segments_q: Tensor | None,
+    segments_k: Tensor | None,
+    window: int,
+    rule: str,
+    release: str,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch, heads, tq, _ = q.shape
+    blocks = -(-tq // _kernels().QUERIES_PER_BLOCK)
+    return (
+        q.new_empty(q.shape),
+        calcium.new_empty(calcium.shape),
+        pool.new_empty(pool.shape),
+        q.new_empty((batch, heads, tq)),
+        q.new_empty((batch * heads * blocks * 2 * k.shape[2] if save else 0,)),
+    )
+
+
+@torch.library.custom_op("bouton::fatigue_attention_rust_backward", mutates_args=(), device_types="cpu")
+def _backward(
+    out_bar: Tensor,
+    calcium_bar: Tensor,
+    pool_bar: Tensor,
+    out: Tensor,
+    total: Tensor,
+    boundaries: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kinetics: Tensor,
+    calcium: Tensor,
+    pool: Tensor,
+    segments_q: Tensor | None,
+    segments_k: Tensor | None,
+    window: int,
+    rule: str,
+    release: str,
+    learned: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v, kinetics (10, Hq), calcium, pool."""
+    call = _call(q, k, v, kinetics, calcium, pool, segments_q, segments_k, window, rule, release)
+    saved = (_array(x) for x in (out, total, boundaries, out_bar, calcium_bar, pool_bar))
+    grads = _kernels().fatigue_attention_backward(call, *saved, learned, torch.get_num_threads())
+    q_bar, k_bar, v_bar, kinetics_bar, calcium_bar, pool_bar = map(torch.from_numpy, grads)
+    return q_bar, k_bar, v_bar, kinetics_bar, calcium_bar, pool_bar
+
+
+@_backward.register_fake
+def _(
+    out_bar: Tensor,
+    calcium_bar: Tensor,
+    pool_bar: Tensor,
+    out: Tensor,
+    total: Tensor,
+    boundaries: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kinetics: Tensor,
+    calcium: Tensor,
+    pool: Tensor,
+    segments_q: Tensor | None,
+    segments_k: Tensor | None,
+    window: int,
+    rule: str,
+    release: str,
+    learned: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    q_bar, k_bar, v_bar, kinetics_bar, calcium_bar, pool_bar = (
+        x.new_empty(x.shape) for x in (q, k, v, kinetics, calcium, pool)
+    )
+    return q_bar, k_bar, v_bar, kinetics_bar, calcium_bar, pool_bar
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, window, rule, release, _ = inputs
+    out, _, _, total, boundaries = output
+    ctx.save_for_backward(out, total, boundaries, *tensors)
+    ctx.options = (window, rule, release)
+
+
+def _autograd(ctx: Any, out_bar: Tensor, calcium_bar: Tensor, pool_bar: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
+    learned = ctx.needs_input_grad[3]
+    q, k, v, kinetics, calcium, pool = _backward(
+        out_bar, calcium_bar, pool_bar, *ctx.saved_tensors, *ctx.options, learned
+    )
+    return q, k, v, kinetics if learned else None, calcium, pool, *[None] * 6
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kinetics: Kinetics,
+    calcium: Tensor,
+    pool: Tensor,
+    *,
+    rule: str,
+    release: str,
+    segments_q: Tensor | None = None,
+    segments_k: Tensor | None = None,
+    window: int | None = None,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Same arguments and results as :func:`bouton.ops.fatigue_attention.reference.forward`, all float32 on the CPU.
+
+    Raises:
+        ValueError: a shape or constant that does not fit, or a logit beyond +-40 (or not a number).
+        ImportError: the wheel is not installed.
+    """
+    if (reason := refuses(q, bias)) is not None:
+        raise ValueError(f"the rust backend of fatigue_attention {reason}")
+    stacked = torch.stack(tuple(kinetics))
+    tensors = (q, k, v, stacked, calcium, pool)
+    save = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    execute = _forward if save or torch.compiler.is_compiling() else _forward._init_fn
+    out, calcium, pool, *_ = execute(*tensors, segments_q, segments_k, window or 0, rule, release, save)
+    return out, calcium, pool
