@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from bouton.cli.guard import FULL_ERROR, guard
-from bouton.config import conf_dir, elastic, validate
+from bouton.config import conf_dir, elastic, finish
 from bouton.config.composition import check_lists
 from bouton.errors import BoutonError
 
@@ -43,6 +43,7 @@ def job(cfg: DictConfig) -> float:
     settings = HydraConfig.get()
     cfg.run_dir = str(settings.runtime.output_dir)
     try:
+        finish(cfg)
         return _train(cfg)
     except BoutonError as error:
         if settings.mode != RunMode.RUN:
@@ -55,7 +56,6 @@ def job(cfg: DictConfig) -> float:
 def _train(cfg: DictConfig) -> float:
     if elastic.inside():
         return elastic.run_worker(lambda: _train_here(cfg), Path(cfg.run_dir))
-    validate(cfg)
     if elastic.device_count(cfg.trainer) > 1:
         return elastic.relaunch(cfg)
     return _train_here(cfg)

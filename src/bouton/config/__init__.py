@@ -3,11 +3,11 @@
 Hydra's plugin scanner imports this at every start, so nothing here may import torch while loading.
 """
 
-from bouton.config.composer import compose, validate
+from bouton.config.composer import compose, finish
 from bouton.config.messages import explain
 from bouton.config.naming import canonical_name, register_resolvers
 from bouton.config.paths import conf_dir
 
 register_resolvers()
 
-__all__ = ["canonical_name", "compose", "conf_dir", "explain", "validate"]
+__all__ = ["canonical_name", "compose", "conf_dir", "explain", "finish"]

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     count, folder, *words = arguments
     end_with_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
     os.environ[PARENT] = str(os.getpid())
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)
     launcher = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={count}", "--module"]
     try:
         run.main([*launcher, "bouton", "train", *words])

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from bouton.config.composition import check_lists
 from bouton.config.messages import explain
@@ -34,7 +34,7 @@ def compose(*overrides: str, config_name: str = "train") -> DictConfig:
         check_lists(overrides)
         with _own_hydra(), hydra.initialize_config_dir(str(conf_dir()), job_name=config_name, version_base="1.3"):
             cfg = hydra.compose(config_name, list(overrides))
-        validate(cfg)
+        finish(cfg)
         return cfg
     except BoutonError:
         raise
@@ -45,26 +45,27 @@ def compose(*overrides: str, config_name: str = "train") -> DictConfig:
         raise ConfigError(message) from error
 
 
-def validate(cfg: DictConfig) -> None:
-    """Check ``cfg.mechanism`` against the parameters that the mechanisms declare.
+def finish(cfg: DictConfig) -> None:
+    """Bring ``cfg.mechanism`` into canonical order and check it against the parameters that the mechanisms declare.
 
     Raises:
         ConfigError: an unknown mechanism, an unknown parameter, or a value out of range.
     """
-    mechanisms = cfg.get("mechanism") or {}
+    mechanisms = cfg.get("mechanism")
     if not mechanisms:
         return
-    from omegaconf import OmegaConf
-
+    plain = OmegaConf.to_container(mechanisms, resolve=False)
+    assert isinstance(plain, dict)
+    cfg.mechanism = {name: plain[name] for name in sorted(plain, key=str)}
     from bouton.mechanisms.registry import get  # imports torch
 
-    for name, values in mechanisms.items():
+    for name, node in cfg.mechanism.items():
         path = f"mechanism.{name}"
         params = get(str(name)).Params
-        plain = OmegaConf.to_container(values, resolve=True) if isinstance(values, DictConfig) else values
-        if plain is not None and not isinstance(plain, Mapping):
-            raise ConfigError(f"{path} = {plain!r} is not valid: it holds the parameters {', '.join(params.specs())}")
-        params.from_config({str(key): value for key, value in (plain or {}).items()}, path)
+        values = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+        if values is not None and not isinstance(values, Mapping):
+            raise ConfigError(f"{path} = {values!r} is not valid: it holds the parameters {', '.join(params.specs())}")
+        params.from_config({str(key): value for key, value in (values or {}).items()}, path)
 
 
 @contextmanager
