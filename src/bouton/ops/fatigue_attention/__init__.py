@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor, cat
+from torch.compiler import assume_constant_result
 
 from bouton.ops.backends import register_backend, select
-from bouton.ops.fatigue_attention import reference
+from bouton.ops.fatigue_attention import reference, rust
 from bouton.ops.fatigue_attention import torch as torch_backend
 from bouton.ops.fatigue_attention.reference import RELEASES, RULES, Kinetics
 
@@ -18,6 +19,7 @@ __all__ = ["RELEASES", "RULES", "Kinetics", "fatigue_attention"]
 
 OP = "fatigue_attention"
 register_backend(OP, "torch")
+register_backend(OP, "rust", devices=("cpu",), why_not=rust.why_not)
 
 
 def fatigue_attention(
@@ -67,8 +69,8 @@ def fatigue_attention(
     calcium, pool = _initial_state(q, k, kinetics, state)
     if bias is not None:
         bias = bias[(None,) * (4 - bias.dim())]
-    chosen = select(OP, q.device, backend)
-    execute = {"torch": torch_backend.forward}[chosen]
+    chosen = _choose(q.device.type, backend, rust.refuses(q, bias))
+    execute = rust.forward if chosen == "rust" else torch_backend.forward
     out, calcium, pool = execute(
         q,
         k,
@@ -84,6 +86,12 @@ def fatigue_attention(
         bias=bias,
     )
     return out, {"calcium": calcium, "pool": pool}
+
+
+@assume_constant_result  # torch.compile asks once, while it traces
+def _choose(device: str, backend: str, not_rust: str | None) -> str:
+    """Name of the backend; ``not_rust`` is what speaks against rust in this call."""
+    return select(OP, device, backend, {} if not_rust is None else {"rust": not_rust})
 
 
 def _initial_state(
