@@ -98,7 +98,7 @@ class Mechanism(lightning.LightningModule):
         reduced = reduce(torch.cat(flat)).split([part.numel() for part in flat])
         means = {}
         for i, name in enumerate(names):
-            total, count = reduced[2 * i].view_as(self._observed[name][0]), reduced[2 * i + 1]
+            total, count = (reduced[2 * i + k].view_as(self._observed[name][k]) for k in range(2))
             means[name] = total / count.clamp_min(1e-12)
         self._observed = {}
         with torch.no_grad():

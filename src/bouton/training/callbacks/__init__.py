@@ -1,0 +1,23 @@
+"""Lightning callbacks of a training run, and their construction from ``cfg.callbacks``."""
+
+from __future__ import annotations
+
+from bouton.training.callbacks.build import build_callbacks
+from bouton.training.callbacks.checkpoint import Checkpointing
+from bouton.training.callbacks.early_stop import EarlyStop
+from bouton.training.callbacks.metrics import MetricsLogging
+from bouton.training.callbacks.nonfinite import NonFiniteGuard
+from bouton.training.callbacks.progress import ProgressBar
+from bouton.training.callbacks.stop import StopControl
+from bouton.training.callbacks.throughput import Throughput
+
+__all__ = [
+    "Checkpointing",
+    "EarlyStop",
+    "MetricsLogging",
+    "NonFiniteGuard",
+    "ProgressBar",
+    "StopControl",
+    "Throughput",
+    "build_callbacks",
+]

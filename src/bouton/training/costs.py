@@ -1,0 +1,135 @@
+"""What a run costs the machine: peak FLOP/s to compare with, peak memory, energy."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from pathlib import Path
+
+import torch
+
+# Dense peak of the matrix units in bf16, FLOP/s, from the vendors' data sheets. The first matching name counts.
+GPU_PEAKS: tuple[tuple[str, float], ...] = (
+    ("B200", 2.25e15),
+    ("H200", 989e12),
+    ("H100 PCIe", 756e12),
+    ("H100", 989e12),
+    ("A100", 312e12),
+    ("L40S", 362e12),
+    ("L4", 121e12),
+    ("A10G", 70e12),
+    ("A10", 125e12),
+    ("RTX 4090", 165e12),
+    ("RTX 3090", 71e12),
+    ("T4", 65e12),
+    ("V100", 125e12),
+)
+
+_measured: dict[tuple[str, str, int], float] = {}
+
+
+def peak_flops(device: torch.device, precision: str) -> tuple[float | None, str]:
+    """Peak FLOP/s of one device for MFU, and where the number comes from.
+
+    On a GPU in 16 bits: the data sheet's figure, if the GPU is known. Otherwise: the best matrix product measured
+    here with the number of threads in use (a tenth of a second, once per process).
+    """
+    low = "16" in precision
+    if device.type == "cuda" and low:
+        name = torch.cuda.get_device_name(device)
+        for key, peak in GPU_PEAKS:
+            if key in name:
+                return peak, f"data sheet ({key}, bf16 dense)"
+    if device.type not in ("cpu", "cuda"):
+        return None, f"no peak known for {device.type}"
+    dtype = torch.bfloat16 if low else torch.float32
+    return _measure(device, dtype), f"measured matrix product ({str(dtype).removeprefix('torch.')})"
+
+
+def _measure(device: torch.device, dtype: torch.dtype) -> float:
+    key = (str(device), str(dtype), torch.get_num_threads())
+    if key not in _measured:
+        n = 512 if device.type == "cpu" else 8192
+        a = torch.full((n, n), 0.5, device=device, dtype=dtype)
+        b = torch.full((n, n), 0.25, device=device, dtype=dtype)
+        out = torch.empty_like(a)
+        best = float("inf")
+        stop = time.perf_counter() + 0.15
+        with torch.no_grad():
+            torch.mm(a, b, out=out)
+            while best == float("inf") or time.perf_counter() < stop:
+                _synchronize(device)
+                begin = time.perf_counter()
+                torch.mm(a, b, out=out)
+                _synchronize(device)
+                best = min(best, time.perf_counter() - begin)
+        _measured[key] = 2.0 * n**3 / best
+    return _measured[key]
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def reset_peak_memory() -> None:
+    """Begin a new peak, so that a run does not report the peak of an earlier one in the same process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        for index in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(index)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Peak bytes since :func:`reset_peak_memory`: allocated by torch on a GPU, resident set of the process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    with contextlib.suppress(OSError):
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if match:
+            return int(match[1]) * 1024
+    try:  # elsewhere than on Linux: the peak of the process's whole life
+        import resource
+        import sys
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+
+
+class EnergyMeter:
+    """Joules between construction and :meth:`joules`, where the machine lets us read them.
+
+    A GPU through NVML's total-energy counter, a CPU through RAPL package counters; both count the whole device,
+    whoever uses it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._begin = self._read()
+
+    def joules(self) -> float | None:
+        """Energy so far, None if it cannot be read or a counter wrapped."""
+        now = self._read()
+        if self._begin is None or now is None or now < self._begin:
+            return None
+        return now - self._begin
+
+    def _read(self) -> float | None:
+        if self._device.type == "cuda":
+            try:
+                import pynvml
+
+                pynvml.nvmlInit()
+                handle = pynvml.nvmlDeviceGetHandleByIndex(self._device.index or 0)
+                return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+            except Exception:
+                return None  # no NVML, or a GPU without the counter
+        try:
+            counters = sorted(Path("/sys/class/powercap").glob("intel-rapl:[0-9]*/energy_uj"))
+            packages = [c for c in counters if c.parent.name.count(":") == 1]
+            return sum(int(c.read_text()) for c in packages) / 1e6 if packages else None
+        except (OSError, ValueError):
+            return None

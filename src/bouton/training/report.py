@@ -1,0 +1,111 @@
+"""What a finished run says: ``summary.json``, and a panel with results, costs, sample and run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from bouton.ops import backends
+from bouton.training.callbacks import Checkpointing, EarlyStop, StopControl, Throughput
+from bouton.training.costs import EnergyMeter, peak_memory
+from bouton.training.module import TrainingModule
+
+
+def _find(trainer: lightning.Trainer, kind: type[Any]) -> Any:
+    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)
+
+
+def summarize(
+    trainer: lightning.Trainer, module: TrainingModule, *, device: Any, energy: EnergyMeter, resumed_from: int | None
+) -> dict[str, Any]:
+    """The content of ``summary.json``: final and best metrics, costs, backends.
+
+    Seconds and tokens count over all sessions of the run, memory and energy over the last session.
+    """
+    checkpointing, throughput = _find(trainer, Checkpointing), _find(trainer, Throughput)
+    stop, early = _find(trainer, StopControl), _find(trainer, EarlyStop)
+    rate = throughput.mean_tokens_per_second()
+    tokens = trainer.global_step * throughput.tokens_per_step
+    flops = throughput.flops_per_token
+    status = "finished"
+    if early is not None and early.stopped:
+        status = "stopped early"
+    elif stop.timed_out:
+        status = "time limit reached"
+    final = {f"val_{name}": value for name, value in module.validation.items()}
+    if module.record is not None:
+        final["train_loss"] = module.record.loss
+    return {
+        "status": status,
+        "step": trainer.global_step,
+        "resumed_from_step": resumed_from,
+        "final": final,
+        "best": {"step": checkpointing.best_step, **{f"val_{k}": v for k, v in checkpointing.best_metrics.items()}},
+        "vitals": dict(module.vitals),
+        "costs": {
+            "parameters": sum(p.numel() for p in module.body.parameters() if p.requires_grad),
+            "training_flops_per_token": flops,
+            "training_flops": flops * tokens if flops is not None else None,
+            "tokens": tokens,
+            "tokens_per_second": rate,
+            "mfu": throughput.utilisation(rate),
+            "peak_flops_per_second": throughput.peak,
+            "peak_flops_source": throughput.peak_source,
+            "wall_seconds": stop.seconds(),
+            "train_seconds": throughput.seconds,
+            "peak_memory_bytes": peak_memory(device),
+            "energy_joules": energy.joules(),
+            "devices": trainer.world_size,
+            "device": str(device.type),
+        },
+        "backends": {f"{c.op} on {c.device}": dataclasses.asdict(c) for c in backends.report()},
+    }
+
+
+def print_results(summary: dict[str, Any], sample: str | None, folder: Path, name: str) -> None:
+    """Print the results of a run for a person."""
+    final, best, costs = summary["final"], summary["best"], summary["costs"]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    bits = final.get("val_bits_per_byte", math.nan)
+    held_out = f"{bits:.4f} bits per byte" if not math.isnan(bits) else f"accuracy {final['val_accuracy']:.1%}"
+    table.add_row(
+        "held out",
+        f"[bold]{held_out}[/]  (loss {final['val_loss']:.4f} nats per token, "
+        f"best {best.get('val_loss', math.nan):.4f} at step {best['step']})",
+    )
+    table.add_row("steps", f"{summary['step']:,}, {summary['status']}; {costs['tokens']:,} tokens")
+    table.add_row("cost", "; ".join(_costs(costs)))
+    for choice in summary["backends"].values():
+        refused = "; ".join(f"{n}: {why}" for n, why in choice["refused"].items())
+        table.add_row("kernel", f"{choice['op']}: {choice['backend']}" + (f"  [dim]({refused})[/]" if refused else ""))
+    table.add_row("run folder", str(folder))
+    parts: list[Any] = [table]
+    if sample:
+        parts += [Text(), Text("sample", style="dim"), Text(sample.strip())]
+    Console(highlight=False).print(Panel(Group(*parts), title=name, title_align="left"))
+
+
+def _costs(costs: dict[str, Any]) -> list[str]:
+    parts = [f"{costs['parameters'] / 1e6:.2f} M parameters"]
+    if costs["training_flops"] is not None:
+        parts.append(f"{costs['training_flops']:.2e} FLOPs")
+    if costs["tokens_per_second"] is not None:
+        parts.append(f"{costs['tokens_per_second']:,.0f} tokens/s")
+    if costs["mfu"] is not None:
+        parts.append(f"MFU {costs['mfu']:.1%}")
+    parts.append(f"{costs['wall_seconds']:.0f} s")
+    if costs["peak_memory_bytes"] is not None:
+        parts.append(f"peak {costs['peak_memory_bytes'] / 2**30:.2f} GiB")
+    if costs["energy_joules"] is not None:
+        parts.append(f"{costs['energy_joules'] / 1e3:.1f} kJ")
+    return parts

@@ -1,0 +1,244 @@
+"""``bouton.training.train(cfg)``: one configuration, one run folder, one number."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from bouton.config import elastic
+from bouton.errors import BoutonError, CheckpointError, ConfigError
+from bouton.training.atomic import remove_partials, write_json, write_text
+from bouton.training.callbacks import build_callbacks
+from bouton.training.checkpoints import KEY, LAST, check_compatible, find_run, read_checkpoint
+from bouton.training.costs import EnergyMeter, reset_peak_memory
+from bouton.training.curves import draw_curves
+from bouton.training.environment import environment
+from bouton.training.loggers import build_loggers, finished
+from bouton.training.module import TrainingModule
+from bouton.training.random_state import preserved_globals, seed_everything
+from bouton.training.report import print_results, summarize
+from bouton.training.trainer import build_trainer, check_trainer, on_gpu, precision, quiet_lightning
+
+log = logging.getLogger("bouton.training")
+
+Config = dict[str, Any]
+
+
+def train(cfg: DictConfig) -> float:
+    """Train what ``cfg`` describes in the run folder ``cfg.run_dir`` and return the final validation loss.
+
+    The loss is in nats per target token. With ``cfg.ckpt_path`` the run goes on from a checkpoint as if it had never
+    stopped; ``last`` means the last checkpoint of this run folder or, in a fresh one, of the newest run beside it with
+    the same configuration.
+
+    Raises:
+        BoutonError: configuration, data or checkpoint do not allow the run, or training had to stop.
+    """
+    from bouton.data import build_datamodule
+    from bouton.models.build import build
+
+    return run(cfg, lambda c: build_datamodule(c["data"], c["seed"]), lambda c: build(OmegaConf.create(c)))
+
+
+def run(cfg: DictConfig, make_data: Callable[[Config], Any], make_body: Callable[[Config], nn.Module]) -> float:
+    """:func:`train` with the makers of data and body given, each called with the resolved configuration.
+
+    The data module offers ``tokenizer`` (``vocab_size``, ``token_bytes``, ``fingerprint``, ``save``), the loaders, and
+    ``start_batch``: how many batches of the training order to leave out.
+    """
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    plain: Config = {str(k): v for k, v in config.items()}
+    with preserved_globals(), quiet_lightning():
+        return _Run(plain, make_data, make_body).execute()
+
+
+class _Run:
+    """One run, step by step. Nothing is written before the checkpoint to continue from is known to fit."""
+
+    def __init__(
+        self, config: Config, make_data: Callable[[Config], Any], make_body: Callable[[Config], nn.Module]
+    ) -> None:
+        self.config = config
+        self.make_data = make_data
+        self.make_body = make_body
+        self.elastic = elastic.inside()
+        self.rank = int(os.environ["RANK"]) if self.elastic else 0
+        self.world_size = int(os.environ["WORLD_SIZE"]) if self.elastic else 1
+        self.settings: Config = config["trainer"]
+
+    def execute(self) -> float:
+        check_trainer(self.settings)
+        begin = time.perf_counter()
+        self.folder, checkpoint = self._folder_and_checkpoint()
+        seed = int(self.config["seed"])
+        seed_everything(seed, self.rank)
+        reset_peak_memory()
+        self._join()
+        data = self._prepared_data()
+        self._resolve_vocabulary(data.tokenizer.vocab_size)
+        body = self.make_body(self.config)
+        seed_everything(seed, self.rank)  # whatever building drew, training begins at the same place
+        accumulate = self.settings["accumulate_grad_batches"]
+        per_batch = int(self.config["data"]["batch_size"]) * int(self.config["data"]["seq_len"])
+        facts = {
+            "vocabulary": str(data.tokenizer.fingerprint),
+            "sequences per optimizer step": int(self.config["data"]["batch_size"]) * accumulate * self.world_size,
+        }
+        resume_step: int | None = None
+        if checkpoint is not None:
+            check_compatible(checkpoint, self.config, facts)
+            resume_step = int(checkpoint[KEY]["step"])
+            data.start_batch = resume_step * accumulate
+        resolved = yaml.safe_dump(self.config, sort_keys=False)
+        module = TrainingModule(
+            body,
+            optimizer=self.config["optimizer"],
+            schedule=self.config["schedule"],
+            max_steps=self.settings["max_steps"],
+            targets_per_batch=per_batch,
+            token_bytes=torch.as_tensor(data.tokenizer.token_bytes),
+        )
+        callbacks = build_callbacks(
+            self.config["callbacks"],
+            self.settings,
+            folder=self.folder,
+            resolved=resolved,
+            facts=facts,
+            resume=checkpoint,
+            tokens_per_step=per_batch * accumulate * self.world_size,
+            flops_per_token=_training_flops(body, int(self.config["data"]["seq_len"])),
+            precision=precision(self.settings),
+        )
+        main = self.rank == 0
+        loggers = build_loggers(
+            self.config["logger"] or {},
+            folder=self.folder,
+            resume_step=resume_step,
+            resolved=self.config,
+            main=main,
+        )
+        trainer = build_trainer(
+            self.settings, folder=self.folder, callbacks=callbacks, loggers=loggers, elastic=self.elastic
+        )
+        device = torch.device("cuda", torch.cuda.current_device()) if on_gpu(self.settings) else torch.device("cpu")
+        energy = EnergyMeter(device)
+        if main:
+            self._write_identity(resolved, data, seed)
+        if self.settings["compile"]:
+            body.compile()  # in place: parameter names, and so checkpoints, stay the same
+        with finished(loggers):
+            log.info("ready to train after %.1f s in %s", time.perf_counter() - begin, self.folder)
+            trainer.fit(module, datamodule=data)
+        if main:
+            summary = summarize(trainer, module, device=device, energy=energy, resumed_from=resume_step)
+            body._compiled_call_impl = None  # decoding has other shapes than training
+            sample = self._sample(body, data)
+            write_json(self.folder / "summary.json", summary)
+            draw_curves(self.folder, self.folder.name)
+            print_results(summary, sample, self.folder, self._name())
+        return float(module.validation["loss"])
+
+    # -- before anything is written -----------------------------------------------------------------------------
+
+    def _folder_and_checkpoint(self) -> tuple[Path, dict[str, Any] | None]:
+        """The run folder to work in and the checkpoint to continue from, if any."""
+        given = self.config.get("run_dir")
+        folder = Path(given) if given else Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S")
+        path = self.config.get("ckpt_path")
+        if path is None:
+            if (folder / LAST).exists():
+                raise ConfigError(
+                    f"run_dir = {folder} already holds a run: add ckpt_path=last, or choose another folder"
+                )
+            return folder, None
+        if str(path) != "last":
+            return folder, read_checkpoint(Path(path))
+        if not (folder / LAST).exists():
+            roots = [folder.parent]
+            if (folder.parent / "multirun.yaml").exists():  # a job of a sweep: look into the earlier sweeps as well
+                roots += [p for p in folder.parent.parent.glob("*") if (p / "multirun.yaml").exists()]
+            # The vocabulary size may be known only from the data; a run folder holds the number.
+            found = next((run for root in roots if (run := find_run(root, self.config)) is not None), None)
+            if found is None:
+                raise CheckpointError(
+                    f"ckpt_path = last: no run with this configuration and a checkpoint in {folder.parent}"
+                )
+            if self.rank == 0:
+                log.warning("ckpt_path=last: continuing the run in %s", found)
+                print(f"continuing the run in {found}")
+            folder = found
+        return folder, read_checkpoint(folder / LAST)
+
+    def _join(self) -> None:
+        """Make the process group early: rank 0 prepares data while the others wait."""
+        if self.elastic and not dist.is_initialized():
+            if on_gpu(self.settings):
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            dist.init_process_group("nccl" if on_gpu(self.settings) else "gloo")
+
+    def _prepared_data(self) -> Any:
+        data = self.make_data(self.config)
+        if self.rank == 0:
+            data.prepare_data()
+        if self.elastic:
+            dist.barrier()
+        data.setup("fit")
+        return data
+
+    def _resolve_vocabulary(self, size: int) -> None:
+        model = self.config["model"]
+        if model.get("vocab_size") is None:
+            model["vocab_size"] = int(size)
+        if model["vocab_size"] < size:
+            raise ConfigError(f"model.vocab_size = {model['vocab_size']} is too small: the tokenizer has {size} tokens")
+
+    # -- the run folder -----------------------------------------------------------------------------------------
+
+    def _write_identity(self, resolved: str, data: Any, seed: int) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_partials(self.folder)
+        remove_partials(self.folder / "checkpoints")
+        write_text(self.folder / "config.yaml", resolved)
+        write_json(self.folder / "environment.json", environment(seed, self.world_size))
+        data.tokenizer.save(self.folder / "tokenizer")
+
+    def _name(self) -> str:
+        return "+".join(sorted(self.config.get("mechanism") or {})) or "none"
+
+    def _sample(self, body: nn.Module, data: Any) -> str | None:
+        """A short text from the trained body; None for data without text."""
+        if getattr(data.tokenizer, "kind", None) in (None, "integers"):
+            return None
+        from bouton.generation import Sampling, generate
+
+        try:
+            completion = generate(
+                body,  # type: ignore[arg-type]
+                data.tokenizer,
+                [""],
+                max_new_tokens=120,
+                sampling=Sampling(temperature=0.8, top_k=50),
+                seed=int(self.config["seed"]),
+            )[0]
+        except BoutonError as error:
+            log.warning("no sample: %s", error)
+            return None
+        write_text(self.folder / "sample.txt", completion.text + "\n")
+        return completion.text
+
+
+def _training_flops(body: nn.Module, seq_len: int) -> float | None:
+    """FLOPs per token of a forward and a backward pass (twice the forward)."""
+    count = getattr(body, "flops_per_token", None)
+    return 3.0 * float(count(seq_len)) if callable(count) else None

@@ -1,0 +1,82 @@
+"""Two processes compute what one does with twice the batch; accumulation computes what a larger batch does."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import standins
+import torch
+
+
+def losses(folder: Path, column: str) -> list[float]:
+    with (folder / "metrics.csv").open() as file:
+        return [float(row[column]) for row in csv.DictReader(file) if row[column]]
+
+
+def assert_close(a: Path, b: Path) -> None:
+    for column in ("train/loss", "train/grad_norm", "val/loss", "val/bits_per_byte", "val/accuracy"):
+        assert losses(a, column) == pytest.approx(losses(b, column), rel=1e-5), column
+    states = [torch.load(f / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for f in (a, b)]
+    assert "body.mechanisms.thermostat.level" in states[0]
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], rtol=1e-5, atol=1e-7, msg=name)
+
+
+# Dropout draws per process: equality over processes is a statement about deterministic bodies.
+COMMON: dict[str, Any] = {"model__dropout": 0.0, "data__ignore": True, "trainer__val_batches": None}
+
+
+def test_accumulation_equals_a_larger_batch(tmp_path: Path) -> None:
+    standins.train(standins.config(tmp_path / "one", data__batch_size=4, **COMMON))
+    standins.train(standins.config(tmp_path / "two", data__batch_size=2, trainer__accumulate_grad_batches=2, **COMMON))
+    one, two = (losses(tmp_path / f, "train/loss") for f in ("one", "two"))
+    assert one == pytest.approx(two, rel=1e-5)
+    states = [
+        torch.load(tmp_path / f / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for f in ("one", "two")
+    ]
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_two_ranks_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
+    one = standins.config(tmp_path / "one", data__batch_size=4, **COMMON)
+    standins.train(one)
+    two = standins.config(tmp_path / "two", data__batch_size=2, trainer__devices=2, **COMMON)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "TORCHELASTIC_RUN_ID": "test",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, standins.__file__, json.dumps(two)],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=90)
+        assert process.returncode == 0, output
+    assert_close(tmp_path / "one", tmp_path / "two")
+    assert len(torch.load(tmp_path / "two/checkpoints/last.ckpt", weights_only=True)["bouton"]["random_states"]) == 2
+    summary = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert summary["costs"]["devices"] == 2
+    assert summary["costs"]["tokens"] == 12 * 4 * 6
