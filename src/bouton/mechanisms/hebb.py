@@ -1,0 +1,190 @@
+"""hebb: fast weights beside a linear map, written while the sequence is read.
+
+    y_t = x_t W + scale * q_t (F_{t-1} + S_{t-1})
+
+F is a fast cache that forgets within ``tau_fast`` tokens, S its consolidated copy that forgets within ``tau_slow``.
+Keys and queries are unit vectors, so the branch is bounded whatever the length of the sequence; the values are the
+slow output x_t W alone, so it never feeds on itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bouton.errors import ConfigError, SocketError
+from bouton.mechanisms.base import Mechanism
+from bouton.mechanisms.parameters import Params, choice, flag, integer, real
+from bouton.mechanisms.registry import register
+from bouton.models.layers import Linear
+from bouton.ops.fast_weights import RULES, fast_weights
+
+if TYPE_CHECKING:
+    from bouton.models.body import Body
+    from bouton.models.context import Context
+    from bouton.models.initialize import Draw
+
+SITES = ("attention_output", "mixer_up", "mixer_down")
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class HebbParams(Params):
+    """Parameters of :class:`Hebb`; with ``learnable``, what the rates, time constants and scale of a head start at."""
+
+    rule: str = choice("delta", RULES, "how F is written: product, Oja-bounded product, or error-correcting")
+    rank: int = integer(16, "width r of keys and queries, per head", low=1)
+    heads: int = integer(4, "number of fast-weight matrices; divides the width of the map's output", low=1)
+    site: str = choice("attention_output", SITES, "which linear map of each block gets the branch")
+    projection: str = choice("separate", ("shared", "separate"), "one projection of x for queries and keys, or two")
+    scale: float = real(1.0, "strength of the branch; 0 leaves it out", low=0)
+    eta: float = real(0.5, "learning rate of F (delta: at most 1)", low=0, low_open=True, scale="log")
+    tau_fast: float = real(20.0, "time constant of F", unit="tokens", low=0, low_open=True, scale="log")
+    tau_slow: float = real(200.0, "time constant of S", unit="tokens", low=0, low_open=True, scale="log")
+    eta_s: float = real(0.005, "rate at which F is consolidated into S; 0 turns S off", low=0, scale="log")
+    learnable: bool = flag(True, "learn scale, eta, eta_s and both time constants per head")
+
+    def check(self) -> None:
+        if self.rule == "delta" and self.eta > 1:
+            raise ConfigError(f"eta = {self.eta:g} is not valid with rule = delta: it must be > 0 and <= 1")
+
+
+class Projection(Linear):
+    """(B, T, in_features) -> (B, T, heads * rank); starts with orthonormal rows, within each head if not all fit."""
+
+    def __init__(self, in_features: int, heads: int, rank: int) -> None:
+        super().__init__(in_features, heads * rank, bias=False, std=0.0)
+        self.blocks = 1 if heads * rank <= in_features else heads
+
+    def initialize_parameters(self, draw: Draw) -> None:
+        draw.orthogonal(self.weight.view(self.blocks, -1, self.in_features), "weight")
+
+
+class FastWeights(nn.Module):
+    """The part beside one linear map: (B, T, in_features) and its slow output (B, T, out_features) -> an increment."""
+
+    def __init__(self, hp: HebbParams, layer: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        if out_features % hp.heads:
+            raise ConfigError(
+                f"heads = {hp.heads} does not divide the {out_features} output features of {hp.site}: choose a divisor"
+            )
+        self.hp, self.layer = hp, layer
+        self.in_features, self.out_features = in_features, out_features
+        self.key = Projection(in_features, hp.heads, hp.rank)
+        self.query = Projection(in_features, hp.heads, hp.rank) if hp.projection == "separate" else None
+        # Positive quantities are learned by their logarithm: they stay positive, and steps are relative.
+        for name in self._start() if hp.learnable else ():
+            self.register_parameter(f"log_{name}", nn.Parameter(torch.empty(hp.heads)))
+
+    def _start(self) -> dict[str, float]:
+        names = ("scale", "eta", "tau_fast") + (("tau_slow", "eta_s") if self.hp.eta_s else ())
+        return {name: getattr(self.hp, name) for name in names}
+
+    def initialize_parameters(self, draw: Draw) -> None:
+        for name, value in self._start().items():
+            if (logarithm := self._learned(name)) is not None:
+                draw.constant(logarithm, math.log(value))
+
+    def _value(self, name: str) -> Tensor | float:
+        """(heads,) where learned, else the fixed number."""
+        logarithm = self._learned(name)
+        return float(getattr(self.hp, name)) if logarithm is None else logarithm.exp()
+
+    def _learned(self, name: str) -> nn.Parameter | None:
+        return self._parameters.get(f"log_{name}")
+
+    def _decay(self, name: str) -> Tensor | float:
+        tau = self._value(name)
+        return torch.exp(-1.0 / tau) if isinstance(tau, Tensor) else math.exp(-1.0 / tau)
+
+    def _unit(self, x: Tensor) -> Tensor:
+        """Per head a vector of length 1, in float32 or better."""
+        heads = self._heads(x)
+        return F.normalize(heads if heads.dtype == torch.float64 else heads.float(), dim=-1)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, T, heads * d) -> (B, heads, T, d)."""
+        per_head: Tensor = x.unflatten(-1, (self.hp.heads, -1))
+        return per_head.transpose(1, 2)
+
+    def forward(
+        self, x: Tensor, y: Tensor, ctx: Context, state: dict[str, Tensor] | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is added to ``y``, (B, T, out_features), and F and S, (B, heads, rank, out_features / heads) each."""
+        k = self._unit(self.key(x))
+        q = k if self.query is None else self._unit(self.query(x))
+        eta, scale = self._value("eta"), self._value("scale")
+        read, after = fast_weights(
+            q,
+            k,
+            self._heads(y),
+            eta.view(-1, 1) if isinstance(eta, Tensor) else eta,
+            rho_f=self._decay("tau_fast"),
+            rho_s=self._decay("tau_slow"),
+            eta_s=self._value("eta_s"),
+            rule=self.hp.rule,
+            state=state,
+            starts=ctx.starts,
+            chunk=CHUNK,
+        )
+        read = read * (scale.view(-1, 1, 1).to(read.dtype) if isinstance(scale, Tensor) else scale)
+        delta = read.transpose(1, 2).flatten(2)
+        if ctx.vitals is not None:
+            self._report(ctx, y, delta, after)
+        return delta, after
+
+    def _report(self, ctx: Context, y: Tensor, delta: Tensor, after: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name in ("fast", "slow"):
+                norm = after[name].float().norm(dim=(-2, -1)).mean() if name in after else 0.0
+                ctx.report(Hebb.name, f"{name}_norm", norm, self.layer)
+            ctx.report(Hebb.name, "contribution", delta.float().norm() / y.float().norm().clamp_min(1e-12), self.layer)
+
+    def flops_per_token(self, seq_len: int) -> float:
+        """Of the chunkwise form, in which training and prefill run, without the projections (they count themselves)."""
+        chunk, width, out = min(CHUNK, seq_len), self.hp.heads * self.hp.rank, self.out_features
+        boundary = 2.0 * self.hp.rank * out * (4 if self.hp.eta_s else 2)
+        within = 2.0 * chunk * (width + out)
+        if self.hp.rule == "delta":
+            within += 2.0 * chunk * width + chunk * (width + out)
+            boundary += 2.0 * self.hp.rank * out
+        return boundary + within
+
+
+@register
+class Hebb(Mechanism):
+    """Fast weights beside a linear map of every block."""
+
+    name = "hebb"
+    summary = "fast Hebbian weights with consolidation beside a linear map"
+    source = "Ba et al. 2016 (fast weights); Oja 1982; Schlag, Irie and Schmidhuber 2021 (delta rule)"
+    sockets = ("branch",)
+    Params = HebbParams
+    ops = ("fast_weights",)
+    state = "fast (and slow, if eta_s > 0): (B, heads, rank, out / heads) float32 per layer"
+    neutral: ClassVar[Mapping[str, Any] | None] = {"scale": 0.0}
+    vital_names: ClassVar[Mapping[str, str]] = {
+        "fast_norm": "Frobenius norm of F after the last token, mean over heads and sequences",
+        "slow_norm": "the same of S",
+        "contribution": "norm of what the branch adds / norm of the slow output",
+    }
+
+    def plug(self, body: Body) -> None:
+        hp = self.hp
+        if hp.scale == 0:
+            return
+        sockets: list[Any] = [socket for socket in body.sockets("branch") if socket.site == hp.site]
+        if not sockets:
+            present = sorted({socket.site for socket in body.sockets("branch")})
+            raise SocketError(
+                f"mechanism 'hebb': site = {hp.site} does not exist in this body; it has {', '.join(present)}"
+            )
+        for socket in sockets:
+            socket.plug(self, FastWeights(hp, socket.layer, socket.in_features, socket.out_features))
