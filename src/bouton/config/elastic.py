@@ -66,9 +66,10 @@ def device_count(trainer: Mapping[str, Any] | DictConfig) -> int:
             count = 0
     if count < 1:
         raise errors.ConfigError(f"trainer.devices = {asked!r} is not valid: a number >= 1, a list of indices, or auto")
-    if count > max(available, 1):
-        plural = "" if available == 1 else "s"
-        raise errors.ConfigError(f"trainer.devices = {count} is too many: this machine has {available} {kind}{plural}")
+    if count > available:
+        raise errors.ConfigError(
+            f"trainer.devices = {count} is too many: this machine has {available or 'no'} {kind}{'s' * (available != 1)}"
+        )
     return count
 
 
@@ -128,14 +129,15 @@ def end_with_parent(end: Callable[[], None]) -> None:
 
 
 def _available(accelerator: str) -> tuple[str, int]:
-    import torch
-
-    if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()):
-        if accelerator == "gpu" and not torch.cuda.is_available() and torch.backends.mps.is_available():
-            return "GPU", 1
-        return "CUDA device", torch.cuda.device_count()
     if accelerator == "mps":
         return "GPU", 1
+    if accelerator != "cpu":
+        import torch  # seconds, so not for a CPU
+
+        if torch.cuda.is_available() or accelerator == "cuda":
+            return "CUDA device", torch.cuda.device_count()
+        if accelerator == "gpu":
+            return "GPU", int(torch.backends.mps.is_available())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return "CPU core", cores
 
