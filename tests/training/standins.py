@@ -188,10 +188,16 @@ class TinyData(lightning.LightningDataModule):
         self.batch, self.length = settings["data"]["batch_size"], settings["data"]["seq_len"]
         self.ignore, self.poison = settings["data"]["ignore"], settings["poison"]
         self.tokenizer = TinyTokenizer()
-        self.start_batch = 0
+        self.done = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": int(vars(self.trainer.fit_loop.epoch_loop.batch_progress.total)["processed"])}  # type: ignore[union-attr]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.done = state_dict["done"]
 
     def train_dataloader(self) -> Any:
-        return DataLoader(_Batches(self, self.start_batch, None, self.poison), batch_size=None)
+        return DataLoader(_Batches(self, self.done, None, self.poison), batch_size=None)
 
     def val_dataloader(self) -> Any:
         return DataLoader(_Batches(self, 10_000, 10_004, None), batch_size=None)

@@ -21,10 +21,14 @@ def losses(folder: Path, column: str) -> list[float]:
         return [float(row[column]) for row in csv.DictReader(file) if row[column]]
 
 
+def load(folder: Path) -> Any:
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+
+
 def assert_close(a: Path, b: Path) -> None:
     for column in ("train/loss", "train/grad_norm", "val/loss", "val/bits_per_byte", "val/accuracy"):
         assert losses(a, column) == pytest.approx(losses(b, column), rel=1e-5), column
-    states = [torch.load(f / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for f in (a, b)]
+    states = [load(f)["state_dict"] for f in (a, b)]
     assert "body.mechanisms.thermostat.level" in states[0]
     for name, tensor in states[0].items():
         torch.testing.assert_close(tensor, states[1][name], rtol=1e-5, atol=1e-7, msg=name)
@@ -76,7 +80,7 @@ def test_two_ranks_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
         output, _ = process.communicate(timeout=90)
         assert process.returncode == 0, output
     assert_close(tmp_path / "one", tmp_path / "two")
-    assert len(torch.load(tmp_path / "two/checkpoints/last.ckpt", weights_only=True)["bouton"]["random_states"]) == 2
+    assert len(load(tmp_path / "two")["bouton"]["random_states"]) == 2
     summary = json.loads((tmp_path / "two" / "summary.json").read_text())
     assert summary["costs"]["devices"] == 2
     assert summary["costs"]["tokens"] == 12 * 4 * 6

@@ -177,11 +177,7 @@ def test_an_early_stopped_run_stays_stopped_and_a_finished_one_can_be_prolonged(
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     standins.train(standins.config(whole, schedule="constant", schedule__warmup_steps=2))
-    for steps in (8, 12, 12):
-        ckpt = "last" if parts.exists() else None
-        standins.train(
-            standins.config(
-                parts, schedule="constant", schedule__warmup_steps=2, trainer__max_steps=steps, ckpt_path=ckpt
-            )
-        )
+    prolonged: dict[str, Any] = {"schedule": "constant", "schedule__warmup_steps": 2}
+    for steps, ckpt in ((8, None), (12, "last"), (12, "last")):
+        standins.train(standins.config(parts, trainer__max_steps=steps, ckpt_path=ckpt, **prolonged))
     assert_same_run(whole, parts)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from omegaconf import OmegaConf
 
 from bouton.errors import CheckpointError
 from bouton.training.atomic import write_atomically
@@ -79,7 +79,7 @@ def check_compatible(checkpoint: Mapping[str, Any], config: Mapping[str, Any], f
         CheckpointError: names the first field that differs, and both values.
     """
     meta = checkpoint[KEY]
-    saved = yaml.safe_load(meta["config"])
+    saved = _parse(meta["config"])
     before, now = _names(saved.get("mechanism")), _names(config.get("mechanism"))
     if before != now:
         raise _differs("mechanism", "+".join(before) or "none", "+".join(now) or "none")
@@ -108,12 +108,19 @@ def find_run(root: Path, config: Mapping[str, Any]) -> Path | None:
     for last in candidates:
         folder = last.parent.parent
         try:
-            saved = yaml.safe_load((folder / "config.yaml").read_text())
-        except (OSError, yaml.YAMLError):
+            saved = _parse((folder / "config.yaml").read_text())
+        except Exception:  # whatever is wrong with that folder, it is not the run that is looked for
             continue
-        if isinstance(saved, dict) and same_run(saved, config):
+        if same_run(saved, config):
             return folder
     return None
+
+
+def _parse(text: str) -> dict[str, Any]:
+    saved = OmegaConf.to_container(OmegaConf.create(text))
+    if not isinstance(saved, dict):
+        raise TypeError(f"not a configuration: {type(saved).__name__}")
+    return {str(key): value for key, value in saved.items()}
 
 
 def _names(mechanisms: Mapping[str, Any] | None) -> list[str]:

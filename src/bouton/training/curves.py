@@ -34,7 +34,7 @@ def draw_curves(folder: Path, title: str) -> Path | None:
     from matplotlib.figure import Figure
 
     metrics, vitals = read_series(folder / "metrics.csv"), read_series(folder / "vitals.csv")
-    losses = {name: metrics[name] for name in ("train/loss", "val/loss") if name in metrics}
+    losses: Series = {name: metrics[name] for name in ("train/loss", "val/loss") if name in metrics}
     if not losses:
         return None
     mechanisms: dict[str, Series] = {}
@@ -47,9 +47,9 @@ def draw_curves(folder: Path, title: str) -> Path | None:
     figure.suptitle(title)
     for index, (name, series) in enumerate(panels):
         axes: Any = figure.add_subplot(rows, columns, index + 1)
-        for label, (steps, values) in series.items():
+        for label, (steps, points) in series.items():
             few = len(steps) < 30
-            axes.plot(steps, values, label=label, linewidth=1.2, marker="o" if few else None, markersize=3)
+            axes.plot(steps, points, label=label, linewidth=1.2, marker="o" if few else None, markersize=3)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("optimizer step")
         axes.legend(fontsize=8, frameon=False)

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 
 from bouton.errors import ConfigError, suggest
 from bouton.training.csv_logger import CsvLogger
+from bouton.training.module import positive_int
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "csv": (),
@@ -49,10 +50,10 @@ def build_loggers(
     if (options := config.get("tensorboard")) is not None:
         from lightning.pytorch.loggers import TensorBoardLogger
 
-        purge = {} if resume_step is None else {"purge_step": resume_step + 1}
-        loggers.append(
-            TensorBoardLogger(folder / "tensorboard", name="", version="", flush_secs=options["flush_secs"], **purge)
-        )
+        writer: dict[str, Any] = {"flush_secs": positive_int(options["flush_secs"], "logger.tensorboard.flush_secs")}
+        if resume_step is not None:
+            writer["purge_step"] = resume_step + 1
+        loggers.append(TensorBoardLogger(folder / "tensorboard", name="", version="", **writer))
     if (options := config.get("wandb")) is not None:
         loggers.append(_wandb(options, folder, resolved))
     return loggers

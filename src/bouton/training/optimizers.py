@@ -39,7 +39,7 @@ class CombinedOptimizer(Optimizer):
             child.state = self.state
             first = last
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of each child; ``closure`` is evaluated once, before the first."""
         loss = None
         if closure is not None:

@@ -21,7 +21,7 @@ def seed_everything(seed: int, rank: int = 0) -> None:
 
 def get_random_state() -> dict[str, Any]:
     """The state of all generators in plain types, so that a checkpoint loads with ``weights_only=True``."""
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss_next = random.getstate()
     return {
         "torch": torch.get_rng_state(),

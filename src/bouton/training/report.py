@@ -15,12 +15,9 @@ from rich.text import Text
 
 from bouton.ops import backends
 from bouton.training.callbacks import Checkpointing, EarlyStop, StopControl, Throughput
+from bouton.training.callbacks.access import find
 from bouton.training.costs import EnergyMeter, peak_memory
 from bouton.training.module import TrainingModule
-
-
-def _find(trainer: lightning.Trainer, kind: type[Any]) -> Any:
-    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)
 
 
 def summarize(
@@ -30,8 +27,9 @@ def summarize(
 
     Seconds and tokens count over all sessions of the run, memory and energy over the last session.
     """
-    checkpointing, throughput = _find(trainer, Checkpointing), _find(trainer, Throughput)
-    stop, early = _find(trainer, StopControl), _find(trainer, EarlyStop)
+    checkpointing, throughput = find(trainer, Checkpointing), find(trainer, Throughput)
+    stop, early = find(trainer, StopControl), find(trainer, EarlyStop)
+    assert checkpointing is not None and throughput is not None and stop is not None
     rate = throughput.mean_tokens_per_second()
     tokens = trainer.global_step * throughput.tokens_per_step
     flops = throughput.flops_per_token

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -54,7 +53,7 @@ def run(cfg: DictConfig, make_data: Callable[[Config], Any], make_body: Callable
     """:func:`train` with the makers of data and body given, each called with the resolved configuration.
 
     The data module offers ``tokenizer`` (``vocab_size``, ``token_bytes``, ``fingerprint``, ``save``), the loaders, and
-    ``start_batch``: how many batches of the training order to leave out.
+    ``state_dict`` / ``load_state_dict``, after which its training loader goes on in the order where it stopped.
     """
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
@@ -99,8 +98,8 @@ class _Run:
         if checkpoint is not None:
             check_compatible(checkpoint, self.config, facts)
             resume_step = int(checkpoint[KEY]["step"])
-            data.start_batch = resume_step * accumulate
-        resolved = yaml.safe_dump(self.config, sort_keys=False)
+            data.load_state_dict(checkpoint[type(data).__qualname__])
+        resolved = OmegaConf.to_yaml(OmegaConf.create(self.config))
         module = TrainingModule(
             body,
             optimizer=self.config["optimizer"],

@@ -41,7 +41,8 @@ def wsd(
 ) -> Schedule:
     """Warm-up, stable, decay (Hu et al. 2024, MiniCPM): only the last ``decay_steps`` depend on ``max_steps``.
 
-    ``shape`` of the decay over its progress p: ``linear`` 1 - p, ``sqrt`` 1 - sqrt(p) (Haegele et al. 2024), ``cosine``.
+    ``shape`` of the decay over its progress p: ``linear`` 1 - p, ``sqrt`` 1 - sqrt(p) (Haegele et al. 2024), or half a
+    ``cosine``.
     """
     shapes: dict[str, Callable[[float], float]] = {
         "linear": lambda p: 1 - p,

@@ -12,9 +12,10 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from bouton.errors import ConfigError, suggest
@@ -59,14 +60,12 @@ def check_trainer(config: Mapping[str, Any]) -> None:
     if clip is not None and (isinstance(clip, bool) or not isinstance(clip, int | float) or not clip > 0):
         raise ConfigError(f"trainer.gradient_clip_val = {clip!r} is not valid: a number > 0, or null")
     if config["precision"] not in ("auto", *PRECISIONS):
-        raise ConfigError(
-            f"trainer.precision = {config['precision']!r} is unknown; {suggest(str(config['precision']), ('auto', *PRECISIONS))}"
-        )
+        hint = suggest(str(config["precision"]), ("auto", *PRECISIONS))
+        raise ConfigError(f"trainer.precision = {config['precision']!r} is unknown; {hint}")
     accelerators = ("auto", "cpu", "gpu", "cuda")
     if config["accelerator"] not in accelerators:
-        raise ConfigError(
-            f"trainer.accelerator = {config['accelerator']!r} is unknown; {suggest(str(config['accelerator']), accelerators)}"
-        )
+        hint = suggest(str(config["accelerator"]), accelerators)
+        raise ConfigError(f"trainer.accelerator = {config['accelerator']!r} is unknown; {hint}")
     if config["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ConfigError(
             f"trainer.accelerator = {config['accelerator']}: this machine has no usable GPU; use cpu or auto"

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
 from bouton.errors import CheckpointError, TrainingError
+from bouton.training.callbacks.access import callbacks_of
 from bouton.training.checkpoints import BEST, FORMAT, KEY, LAST
 from bouton.training.module import TrainingModule
 from bouton.training.random_state import get_random_state, set_random_state
@@ -74,13 +75,13 @@ class Checkpointing(Callback):
             raise CheckpointError(f"the checkpoint does not fit this model: {reason}") from error
         scheduler = trainer.lr_scheduler_configs[0].scheduler
         scheduler.load_state_dict(checkpoint["lr_schedulers"][0])
-        for callback in trainer.callbacks:
+        for callback in callbacks_of(trainer):
             if callback.state_key in checkpoint["callbacks"]:
                 callback.load_state_dict(checkpoint["callbacks"][callback.state_key])
         pl_module.load_progress(meta["progress"])
         # A resumed run is a first epoch that starts late: only the totals count on.
         loop = trainer.fit_loop.epoch_loop
-        total = loop.batch_progress.total
+        total: Any = loop.batch_progress.total
         total.ready = total.started = total.processed = total.completed = meta["batches"]
         steps = loop.automatic_optimization.optim_progress.optimizer.step.total
         steps.ready = steps.completed = meta["step"]

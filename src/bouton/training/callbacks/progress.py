@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from bouton.training.callbacks.access import find
 from bouton.training.callbacks.stop import StopControl
 from bouton.training.callbacks.throughput import Throughput
 from bouton.training.module import TrainingModule
@@ -69,11 +70,11 @@ class ProgressBar(Callback):
             parts += [f"loss {module.record.loss:.4f}", f"lr {module.record.lr:.2e}"]
         if not math.isnan(module.last_val_loss):
             parts.insert(1, f"val {module.last_val_loss:.4f}")
-        throughput = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
+        throughput = find(trainer, Throughput)
         if throughput is not None and throughput.steps:
             parts.append(f"{throughput.tokens_per_second:,.0f} tokens/s")
             left = (trainer.max_steps - trainer.global_step) * throughput.seconds / throughput.steps
-            stop = next((c for c in trainer.callbacks if isinstance(c, StopControl)), None)
+            stop = find(trainer, StopControl)
             if stop is not None and stop.max_time is not None:
                 left = min(left, max(0.0, stop.max_time.total_seconds() - stop.seconds()))
             parts.append(f"{timedelta(seconds=round(left))} left")

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
 from bouton.errors import ConfigError
+from bouton.training.callbacks.access import find
 from bouton.training.callbacks.checkpoint import Checkpointing
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -66,15 +67,18 @@ class StopControl(Callback):
             late, self._leave = bool(flags[0]), bool(flags[1])
         else:
             self._leave = self._signalled
-        if late:
-            self.timed_out = trainer.should_stop = True
+        self.timed_out = late
+        if late or trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True  # Lightning then validates once more, so every run ends with a validation
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self._leave:
             self._leave = False
-            next(c for c in trainer.callbacks if isinstance(c, Checkpointing)).save_and_leave(trainer)
+            checkpointing = find(trainer, Checkpointing)
+            if checkpointing is not None:
+                checkpointing.save_and_leave(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._restore()

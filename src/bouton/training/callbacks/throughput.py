@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
+from bouton.training.callbacks.access import find
 from bouton.training.callbacks.checkpoint import Checkpointing
 from bouton.training.callbacks.metrics import log
 from bouton.training.costs import peak_flops, peak_memory
@@ -105,4 +106,5 @@ class Throughput(Callback):
         self.seconds, self.steps = state_dict["seconds"], state_dict["steps"]
 
     def _paused(self, trainer: lightning.Trainer) -> float:
-        return sum(c.saving_seconds for c in trainer.callbacks if isinstance(c, Checkpointing))
+        checkpointing = find(trainer, Checkpointing)
+        return checkpointing.saving_seconds if checkpointing is not None else 0.0
