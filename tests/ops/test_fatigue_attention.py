@@ -311,8 +311,10 @@ def test_lower_precision(dtype: torch.dtype, tolerance: float, tq: int) -> None:
     torch.testing.assert_close(after["pool"].double(), final["pool"], rtol=2e-5, atol=2e-5)
 
 
-def test_autocast_does_not_touch_the_arithmetic() -> None:
-    case = make_case(tq=17)
+@pytest.mark.parametrize("tq", [1, 17])
+def test_autocast_does_not_touch_the_arithmetic(tq: int) -> None:
+    case = make_case(tq=tq, old=3)
+    case["state"] = None
     low = {name: case[name].float() for name in ("q", "k", "v")}
     kin = Kinetics(*(x.float() for x in case["kinetics"]))
     plain, _ = by_torch(**low, kinetics=kin)

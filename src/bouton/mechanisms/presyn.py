@@ -197,7 +197,7 @@ class FatigueCore(nn.Module):
             logits = logits + bias.to(dtype).expand(batch, heads, tq, tk)[:, :, -1]
         mask = ctx.mask(window, tk)
         seen = torch.ones_like(logits, dtype=torch.bool) if mask is None else mask[:, :, -1].expand_as(logits)
-        kin = kinetics.per_head(dtype)
+        kin = kinetics.per_head()
         calcium, pool = after["calcium"], after["pool"]
         spike = logits.exp().masked_fill(~seen, 0.0)
         n, next_calcium, _ = reference.step(logits, seen, calcium, pool, kin, self.hp.rule, self.hp.release)

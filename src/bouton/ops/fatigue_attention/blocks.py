@@ -215,6 +215,34 @@ def _pool_backward(act: Activity, w_bar: Tensor, pool_bar: Tensor, rho_r: Tensor
     return (w_bar - chain[:, 1:] * rho_r).mul_(act.trace), chain
 
 
+def rest(calcium: Tensor, pool: Tensor, idle: Tensor, kin: Kinetics, release: str) -> tuple[Tensor, Tensor]:
+    """The state (N, Tk) after ``idle`` (Tk,) further queries that do not see the key."""
+    if release == "kinetic":
+        calcium = calcium * kin.rho_c[:, 0] ** idle
+    return calcium, torch.lerp(kin.r_max[:, 0].expand_as(pool), pool, kin.rho_r[:, 0] ** idle)
+
+
+def rest_backward(
+    c_bar: Tensor,
+    r_bar: Tensor,
+    calcium: Tensor,
+    pool: Tensor,
+    idle: Tensor,
+    kin: Kinetics,
+    release: str,
+    sums: dict[str, Tensor],
+) -> None:
+    """The adjoint of :func:`rest`, in place of ``c_bar`` and ``r_bar``; adds to the gradients of the kinetics, (N,)."""
+    rho_r, r_max = kin.rho_r[:, 0], kin.r_max[:, 0]
+    sums["r_max"] += (r_bar * (1 - rho_r**idle)).sum(1)
+    sums["rho_r"] += (r_bar * (pool - r_max) * idle * rho_r ** (idle - 1)).sum(1)
+    r_bar *= rho_r**idle
+    if release == "kinetic":
+        rho_c = kin.rho_c[:, 0]
+        sums["rho_c"] += (c_bar * calcium * idle * rho_c ** (idle - 1)).sum(1)
+        c_bar *= rho_c**idle
+
+
 def total(x: Tensor) -> Tensor:
     """Sum over queries and keys: (N, t, m) -> (N,)."""
     return x.sum((1, 2))

@@ -40,9 +40,9 @@ class Kinetics(NamedTuple):
     lam: Tensor  # strength: exponent of the release
     eps: Tensor  # baseline release, > 0
 
-    def per_head(self, dtype: torch.dtype) -> Kinetics:
-        """Every constant as (H, 1) in ``dtype``, to broadcast over (B, H, Tk)."""
-        return Kinetics(*(x.to(dtype)[:, None] for x in self))
+    def per_head(self) -> Kinetics:
+        """Every constant as (H, 1), to broadcast over (B, H, Tk)."""
+        return Kinetics(*(x[:, None] for x in self))
 
 
 def precision(q: Tensor) -> torch.dtype:
@@ -127,7 +127,7 @@ def forward(
     keys, values = k.to(dtype), v.to(dtype)
     # Query head h reads key head h // group.
     queries = (q.to(dtype) * dim**-0.5).reshape(batch, k.shape[1], -1, tq, dim)
-    kin = kinetics.per_head(dtype)
+    kin = kinetics.per_head()
     rows = []
     for t in range(tq):
         logits = (queries[..., t, :] @ keys.mT).view(batch, heads, tk)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bouton.ops.fatigue_attention import reference
-from bouton.ops.fatigue_attention.blocks import differentiate, simulate
+from bouton.ops.fatigue_attention.blocks import differentiate, rest, rest_backward, simulate
 from bouton.ops.fatigue_attention.reference import Kinetics
 from bouton.ops.fatigue_attention.tiles import Plan, tile_of
 
@@ -70,10 +70,7 @@ def _forward(
             trail_r.append(r.clone())
         idle = plan.idle_steps()
         if idle is not None:
-            kin = plan.kin
-            if release == "kinetic":
-                c *= kin.rho_c[:, 0] ** idle
-            r = torch.lerp(kin.r_max[:, 0].expand_as(r), r, kin.rho_r[:, 0] ** idle)
+            c, r = rest(c, r, idle, plan.kin, release)
         empty = c.new_empty(0)
         return (
             out.to(q.dtype),
@@ -146,7 +143,7 @@ def _backward(
         r_bar = pool_bar.to(dtype).reshape(-1, plan.tk).clone()
         idle = plan.idle_steps()
         if idle is not None:
-            _idle_backward(c_bar, r_bar, trail_c[-1], trail_r[-1], idle, kin, release, sums)
+            rest_backward(c_bar, r_bar, trail_c[-1], trail_r[-1], idle, kin, release, sums)
         # The gradient of n / (sum of n) along a row is <out_bar, v_j> minus its mean under the weights.
         slack = (out_bar.to(dtype) * out.to(dtype)).sum(-1).view(plan.heads, -1, 1)
         for block, (start, stop, low, high) in reversed(list(enumerate(plan.tiles()))):
@@ -192,27 +189,6 @@ def _backward(
             r_bar.view(pool_bar.shape),
             bias_bar if bias is None else bias_bar.to(bias.dtype),
         )
-
-
-def _idle_backward(
-    c_bar: Tensor,
-    r_bar: Tensor,
-    calcium: Tensor,
-    pool: Tensor,
-    idle: Tensor,
-    kin: Kinetics,
-    release: str,
-    sums: dict[str, Tensor],
-) -> None:
-    """Undo, in ``c_bar`` and ``r_bar``, the closed form of the steps after a key has left the window."""
-    rho_r, r_max = kin.rho_r[:, 0], kin.r_max[:, 0]
-    sums["r_max"] += (r_bar * (1 - rho_r**idle)).sum(1)
-    sums["rho_r"] += (r_bar * (pool - r_max) * idle * rho_r ** (idle - 1)).sum(1)
-    r_bar *= rho_r**idle
-    if release == "kinetic":
-        rho_c = kin.rho_c[:, 0]
-        sums["rho_c"] += (c_bar * calcium * idle * rho_c ** (idle - 1)).sum(1)
-        c_bar *= rho_c**idle
 
 
 @_backward.register_fake
@@ -284,20 +260,21 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Same arguments and results as :func:`bouton.ops.fatigue_attention.reference.forward`."""
     if q.shape[2] == 1:  # decoding: the definition itself is the fastest form
-        return reference.forward(
-            q,
-            k,
-            v,
-            kinetics,
-            calcium,
-            pool,
-            rule=rule,
-            release=release,
-            segments_q=segments_q,
-            segments_k=segments_k,
-            window=window,
-            bias=bias,
-        )
+        with torch.autocast(q.device.type, enabled=False):
+            return reference.forward(
+                q,
+                k,
+                v,
+                kinetics,
+                calcium,
+                pool,
+                rule=rule,
+                release=release,
+                segments_q=segments_q,
+                segments_k=segments_k,
+                window=window,
+                bias=bias,
+            )
     stacked = torch.stack(tuple(kinetics))
     tensors = (q, k, v, stacked, calcium, pool, *(() if bias is None else (bias,)))
     save = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
