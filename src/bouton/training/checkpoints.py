@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"ckpt_path = {path}: there is no such file")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums that it writes
+            if (bad := archive.testzip()) is not None:
+                raise ValueError(f"checksum of {bad} differs")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
