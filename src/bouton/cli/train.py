@@ -44,12 +44,13 @@ def job(cfg: DictConfig) -> float:
     cfg.run_dir = str(settings.runtime.output_dir)
     try:
         finish(cfg)
-        return _train(cfg)
+        objective = _train(cfg)
+        _discard_if_unused(Path(cfg.run_dir))
+        return objective
     except BoutonError as error:
         if settings.mode != RunMode.RUN:
             raise
-        if not elastic.inside():
-            _discard_if_unused(Path(cfg.run_dir))
+        _discard_if_unused(Path(cfg.run_dir))
         raise _Abort from error
 
 
@@ -81,8 +82,8 @@ def _run(words: list[str]) -> int:
 
 
 def _discard_if_unused(folder: Path) -> None:
-    """Remove a run folder in which nothing but Hydra's own files was written: no run ever started there."""
-    if all(entry.name == ".hydra" or entry.suffix == ".log" for entry in folder.iterdir()):
+    """Remove a run folder with nothing but Hydra's own files: no run started there, or it went on in an older one."""
+    if not elastic.inside() and all(entry.name == ".hydra" or entry.suffix == ".log" for entry in folder.iterdir()):
         shutil.rmtree(folder, ignore_errors=True)
 
 

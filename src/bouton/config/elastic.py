@@ -67,9 +67,8 @@ def device_count(trainer: Mapping[str, Any] | DictConfig) -> int:
     if count < 1:
         raise errors.ConfigError(f"trainer.devices = {asked!r} is not valid: a number >= 1, a list of indices, or auto")
     if count > available:
-        raise errors.ConfigError(
-            f"trainer.devices = {count} is too many: this machine has {available or 'no'} {kind}{'s' * (available != 1)}"
-        )
+        there = f"{available or 'no'} {kind}{'' if available == 1 else 's'}"
+        raise errors.ConfigError(f"trainer.devices = {count} is too many: this machine has {there}")
     return count
 
 
