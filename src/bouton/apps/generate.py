@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from bouton.apps.options import option, parse, several
+from bouton.apps.options import option, parse
 from bouton.errors import ConfigError, DataError
 from bouton.generation import Piece, Sampling, stream
 from bouton.runs import Run, load
@@ -26,7 +26,7 @@ class Options:
     """The keys of the command."""
 
     run: str = option("run folder")
-    prompt: list[str] = several("text to continue; several: give the key again")
+    prompt: tuple[str, ...] = option("text to continue; several: give the key again", ())
     prompt_file: str | None = option("file with the text to continue; -: standard input", None)
     max_new_tokens: int = option("longest continuation, in tokens", 200)
     temperature: float = option(_SPECS["temperature"].doc, _DEFAULTS["temperature"])
@@ -35,7 +35,7 @@ class Options:
     min_p: float = option(_SPECS["min_p"].doc, _DEFAULTS["min_p"])
     repetition_penalty: float = option(_SPECS["repetition_penalty"].doc, _DEFAULTS["repetition_penalty"])
     repetition_window: int = option(_SPECS["repetition_window"].doc, _DEFAULTS["repetition_window"])
-    stop: list[str] = several(r"end before this string (\n: line break); several: give the key again")
+    stop: tuple[str, ...] = option(r"end before this string (\n: line break); several: give the key again", ())
     seed: int = option("the same seed and prompt give the same text", 0)
     num_samples: int = option("continuations per prompt", 1)
     checkpoint: str = option("best, last, or a checkpoint file", "best")
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
 
 def _prompts(options: Options) -> list[str]:
     if options.prompt_file is None:
-        return options.prompt or [""]
+        return list(options.prompt) or [""]
     if options.prompt:
         raise ConfigError("prompt and prompt_file are both given: use one of them")
     if options.prompt_file == "-":

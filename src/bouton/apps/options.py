@@ -20,16 +20,14 @@ _REQUIRED = object()
 
 
 def option(doc: str, default: Any = _REQUIRED) -> Any:
-    """A field of an options dataclass: what it means, and its default (none: it must be given)."""
+    """A field of an options dataclass: what it means, and its default (none: it must be given).
+
+    A ``tuple[X, ...]`` takes every occurrence of its key.
+    """
     metadata = {"doc": doc}
     if default is _REQUIRED:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
-
-
-def several(doc: str) -> Any:
-    """A list field: it takes every occurrence of its key, perhaps none."""
-    return dataclasses.field(default_factory=list, metadata={"doc": doc})
 
 
 def parse(cls: type[T], words: Sequence[str], *, usage: str, positional: str | None = None) -> T | None:
@@ -57,8 +55,8 @@ def parse(cls: type[T], words: Sequence[str], *, usage: str, positional: str | N
             raise ConfigError(f"option '{key}' is unknown: {suggest(key, fields)}")
         kind = _kind(hints[key])
         value = _convert(key, text, kind)
-        if typing.get_origin(hints[key]) is list:
-            values.setdefault(key, []).append(value)
+        if typing.get_origin(hints[key]) is tuple:
+            values[key] = (*values.get(key, ()), value)
         elif key in values:
             raise ConfigError(f"{key} is given twice: {values[key]} and {text}")
         else:
@@ -90,19 +88,18 @@ def terminal() -> Console:
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:
-    missing = dataclasses.MISSING
-    return field.default is not missing or field.default_factory is not missing
+    return field.default is not dataclasses.MISSING
 
 
 def _shown(field: dataclasses.Field[Any]) -> str:
-    if field.default is dataclasses.MISSING or field.default is None:
+    if field.default in (None, ()):
         return ""
     return f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
 
 
 def _kind(hint: Any) -> type[Any]:
-    """The type of one value: ``list[X]`` and ``X | None`` take X."""
-    if typing.get_origin(hint) in (list, types.UnionType, typing.Union):
+    """The type of one value: ``tuple[X, ...]`` and ``X | None`` take X."""
+    if typing.get_origin(hint) in (tuple, types.UnionType, typing.Union):
         return cast("type[Any]", next(part for part in typing.get_args(hint) if part is not type(None)))
     return cast("type[Any]", hint)
 

@@ -1,0 +1,97 @@
+# Two commands are all it takes on a fresh machine: `make train` and `make test`.
+# Each makes the environment first if it is not there; nothing else is needed than Python 3.11 or newer.
+#
+#   make train TRAIN_ARGS="mechanism=hebb seed=1"   overrides for the training run
+#   make test TEST_ARGS="tests/ops -k hebb"         arguments for pytest
+#   make PYTHON=/path/to/python3.12 ...             the Python that the environment is made with
+
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+TRAIN_ARGS ?=
+TEST_ARGS ?= tests
+# About four minutes on two cores, whatever their speed: the schedule ends with the last step, the limit is a safeguard.
+TRAIN_RECIPE := mechanism=presyn+hebb experiment=first_run
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+CARGO := $(firstword $(shell command -v cargo 2>/dev/null) $(wildcard $(HOME)/.cargo/bin/cargo))
+KERNELS := $(VENV)/.kernels-$(if $(CARGO),rust,torch)
+RUST_FILES := $(shell find kernels_rs -path '*/target' -prune -o -type f -print 2>/dev/null)
+RUST_LOG := $(VENV)/kernels.log
+# Without a network a dependency of the Rust build that is not cached must fail soon.
+BUILD_RUST = PATH="$(dir $(CARGO)):$$PATH" CARGO_NET_RETRY=1 $(BIN)/python -m pip install \
+	--disable-pip-version-check --no-deps --force-reinstall ./kernels_rs >$(RUST_LOG) 2>&1 \
+	&& $(BIN)/python -c 'import bouton_kernels' >>$(RUST_LOG) 2>&1
+
+.DEFAULT_GOAL := help
+.PHONY: help env train test lint format types rust test-rust bench clean
+
+help:
+	@echo "make train   train presyn+hebb on the Python standard library, a few minutes"
+	@echo "make test    run the tests"
+	@echo "make lint    ruff: rules and format          make types  mypy"
+	@echo "make rust    build the Rust kernels again    make bench  measure the platform's overhead"
+	@echo "make clean   remove caches and builds, not the environment and not the runs"
+
+env: $(KERNELS)
+
+train: $(KERNELS)
+	$(BIN)/python train.py $(TRAIN_RECIPE) $(TRAIN_ARGS)
+
+test: $(KERNELS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(TEST_ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+bench: $(KERNELS)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+rust: $(INSTALLED)
+	@test -n "$(CARGO)" || { echo "error: cargo is not on this machine: install Rust, then make rust" >&2; exit 1; }
+	@echo "kernels: building (log: $(RUST_LOG))"
+	@$(BUILD_RUST) || { tail -n 20 $(RUST_LOG) >&2; exit 1; }
+	@touch $(KERNELS)
+
+test-rust:
+	@test -n "$(CARGO)" || { echo "error: cargo is not on this machine" >&2; exit 1; }
+	cd kernels_rs && $(CARGO) test --release --no-default-features
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache kernels_rs/target
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# The stamp is the marker of an installation in progress, renamed when it is complete: an interrupted one leaves the
+# marker, and the next one starts from an empty environment (pip's cache spares the downloads).
+$(INSTALLED): pyproject.toml
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: Python 3.11 or newer is needed (found: $$($(or $(PYTHON),python3) --version 2>&1)); name one with make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@if [ -e $(VENV)/.installing ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		echo "environment: $(VENV), $$($(PYTHON) --version)"; \
+		$(PYTHON) -m venv --clear $(VENV) || { \
+			echo "error: $(PYTHON) cannot make $(VENV): it needs venv and ensurepip (Debian: apt install python3-venv)" >&2; exit 1; }; \
+	fi
+	@rm -f $@ && touch $(VENV)/.installing
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]"
+	@mv $(VENV)/.installing $@ && touch $@
+
+# One of two stamps, so that installing cargo later is noticed. A failed build is said, and tried again by `make rust`
+# or when a source changes.
+$(KERNELS): $(RUST_FILES) | $(INSTALLED)
+ifneq ($(CARGO),)
+	@echo "kernels: building the Rust kernels, once (log: $(RUST_LOG))"
+	@if $(BUILD_RUST); then echo "kernels: Rust kernels installed"; \
+		else echo "kernels: the Rust build failed, torch kernels are used (why: $(RUST_LOG); again: make rust)"; fi
+else
+	@echo "kernels: no cargo on this machine, torch kernels are used (the same results, slower)"
+endif
+	@touch $@
