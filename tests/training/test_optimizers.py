@@ -16,7 +16,7 @@ from bouton.errors import ConfigError
 from bouton.training.optimizers import CombinedOptimizer, build_optimizer, hidden_matrices
 
 
-def recipe(name: str, **changes: Any) -> dict[str, Any]:
+def recipe(name: str, /, **changes: Any) -> dict[str, Any]:
     return {**standins.config(standins.CONF, optimizer=name)["optimizer"], **changes}
 
 
