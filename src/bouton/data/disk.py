@@ -13,12 +13,12 @@ from filelock import FileLock, Timeout
 from bouton.errors import DataError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FORBIDDEN = {errno.EACCES, errno.EROFS, errno.EPERM}
+_FORBIDDEN = {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
 
 @contextmanager
 def disk_errors(folder: Path, what: str) -> Iterator[None]:
-    """Turn a full or read-only disk into one clear line."""
+    """Turn a full or read-only disk, or a path that is no folder, into one clear line."""
     try:
         yield
     except OSError as error:
@@ -28,7 +28,9 @@ def disk_errors(folder: Path, what: str) -> Iterator[None]:
                 "nothing half-written is used, and the next run continues"
             ) from error
         if error.errno in _FORBIDDEN:
-            raise DataError(f"{what} cannot be written to {folder}: no permission; set data.cache_dir") from error
+            raise DataError(
+                f"{what} cannot be written to {folder} ({error.strerror}): set data.cache_dir to a writable folder"
+            ) from error
         raise
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -260,8 +261,11 @@ def local_source(
 def stdlib_source(cache_dir: Path, *, max_bytes: int | None, val_fraction: float) -> LocalSource:
     """The Python standard library of this machine: each module a document, in the order of their names."""
     root = Path(sysconfig.get_path("stdlib"))
-    files = [p for p in root.rglob("*.py") if not _STDLIB_SKIP & set(p.relative_to(root).parts[:-1])]
-    files = [p for p in files if not p.name.startswith("_sysconfigdata")]  # names the paths of this build
+    files = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in _STDLIB_SKIP]  # site-packages can be huge
+        # _sysconfigdata: the paths of this build
+        files += [Path(folder, n) for n in names if n.endswith(".py") and not n.startswith("_sysconfigdata")]
     if not files:
         raise DataError(f"data.name=stdlib: no Python sources in {root}; use data=text data.path=<file or folder>")
     return LocalSource(
