@@ -14,7 +14,6 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "build": "bouton.models.build",
     "compose": "bouton.config",
-    "evidence": "bouton.evidence",
     "load": "bouton.runs",
     "mechanisms": "bouton.mechanisms",
 }
@@ -31,7 +30,7 @@ def __getattr__(name: str) -> Any:
     if module is None:
         raise AttributeError(f"module 'bouton' has no attribute {name!r}")
     loaded = importlib.import_module(module)
-    # `bouton.mechanisms` and `bouton.evidence` are packages; the others are functions of their module.
+    # `bouton.mechanisms` is a callable package; the others are functions of their module.
     return loaded if module == f"bouton.{name}" else getattr(loaded, name)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bouton.errors import ConfigError
 from bouton.mechanisms import Vitals
 from bouton.mechanisms.septin import DistanceBarrier, KeyInhibition
 from bouton.models.body import Body
@@ -95,3 +96,10 @@ def test_vitals_measure_the_inhibition() -> None:
     vitals = Vitals()
     model_with({"septin": {"strength": 0.0, "barrier": 0.5}})(tokens(), vitals=vitals)
     assert vitals.mean()["septin/inhibition"] == 0 and vitals.mean()["septin/key_gain"] == 1
+
+
+def test_a_core_hears_that_inhibited_keys_are_longer():
+    wide = {"vocab_size": 31, "num_layers": 1, "hidden_size": 512, "num_heads": 2}
+    build({"model": wide, "mechanism": {"presyn": {}, "septin": {"strength": 0.5}}}, device="meta")
+    with pytest.raises(ConfigError, match="head_dim = 256 lets attention logits reach 32"):
+        build({"model": wide, "mechanism": {"presyn": {}, "septin": {"strength": 1.0}}}, device="meta")

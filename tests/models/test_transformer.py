@@ -76,12 +76,13 @@ def by_hand(model: Transformer, ids: torch.Tensor) -> torch.Tensor:
             h = norm(x, f"layers.{i}.mixer_norm")
             up = linear(h, f"layers.{i}.mixer.part.up.linear")
             hidden = {
-                "gelu": lambda: F.gelu(up),
-                "gelu_tanh": lambda: F.gelu(up, approximate="tanh"),
-                "relu2": lambda: up.clamp_min(0) ** 2,
-                "silu": lambda: up * torch.sigmoid(up),
-                "swiglu": lambda: F.silu(linear(h, f"layers.{i}.mixer.part.gate")) * up,
-            }[c.activation]()
+                "gelu": F.gelu,
+                "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+                "relu2": lambda x: x.clamp_min(0) ** 2,
+                "silu": lambda x: x * torch.sigmoid(x),
+            }.get(c.activation, lambda x: x)(up)
+            if c.activation == "swiglu":
+                hidden = F.silu(linear(h, f"layers.{i}.mixer.part.gate")) * up
             x = x + linear(hidden, f"layers.{i}.mixer.part.tail.down.linear")
         x = norm(x, "norm")
         logits = x @ (weights["embedding.weight"] if c.tied_embeddings else weights["head.weight"]).T

@@ -105,6 +105,10 @@ class Septin(Mechanism):
         if hp.strength > 0:
             for socket in body.sockets("keys"):
                 socket.plug(self, KeyInhibition(hp.strength, hp.window, socket.layer))
+            # |k - strength * mean| <= (1 + strength) |k|: a core that needs bounded logits must hear of it.
+            for core in body.sockets("attention_core"):
+                if core.max_logit is not None:
+                    core.shape["max_logit"] *= 1 + hp.strength
         if hp.barrier > 0:
             for socket in body.sockets("attention_scores"):
                 socket.plug(self, DistanceBarrier(hp.barrier))

@@ -24,8 +24,8 @@ State = dict[str, Any]
 KINDS: dict[str, str] = {
     "encoder": "tokens -> vectors: forward(tokens, ctx) -> (B, T, hidden)",
     "mixer": "feed-forward block: forward(x, ctx, state) -> (y, state), x (B, T, hidden)",
-    "attention_core": "forward(q, k, v, ctx, state, *, bias, window) -> (context, state), q (B, H, T, D)",
     "keys": "key transform after RoPE: forward(k, ctx, state) -> (k, state), k (B, H_kv, T, D)",
+    "attention_core": "forward(q, k, v, ctx, state, *, bias, window) -> (context, state), q (B, H, T, D)",
     "attention_scores": "additive score term: forward(ctx, num_heads, tq, tk) -> (B or 1, H or 1, tq, tk)",
     "mixer_gate": "on the mixer's hidden layer: forward(x, ctx) -> x, x (B, T, width)",
     "activation": "the mixer's non-linearity: forward(x) -> x, x (..., width)",

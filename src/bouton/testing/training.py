@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from omegaconf import OmegaConf
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from bouton.config.paths import conf_dir
 from bouton.models.build import build
@@ -24,8 +25,7 @@ STEPS = 1000
 def a_thousand_steps_stay_finite(arm: Arm) -> None:
     """1,000 steps under each shipped optimizer recipe end with a finite loss below that of the first step."""
     for recipe in sorted((conf_dir() / "optimizer").glob("*.yaml")):
-        options = OmegaConf.to_container(OmegaConf.load(recipe))
-        assert isinstance(options, dict)
+        options: Any = OmegaConf.to_container(OmegaConf.load(recipe))
         model = build(arm.config(num_layers=1, full_attention_every=None))
         optimizer = build_optimizer(options, model, VOCAB)
         losses = []
@@ -50,7 +50,7 @@ def two_ranks_equal_one(arms: list[Arm]) -> None:
         AssertionError: weights or buffers differ by more than rounding.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_train_rank, args=(2, folder, arms), nprocs=2)
+        spawn(_train_rank, args=(2, folder, arms), nprocs=2)
         ranks = [torch.load(Path(folder) / f"rank{rank}.pt") for rank in range(2)]
     for index, arm in enumerate(arms):
         alone = _train(arm, rank=0, world=1)
