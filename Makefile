@@ -74,7 +74,7 @@ clean:
 # marker, and the next one starts from an empty environment (pip's cache spares the downloads).
 $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "error: Python 3.11 or newer is needed (found: $$($(or $(PYTHON),python3) --version 2>&1)); name one with make PYTHON=/path/to/python3.12" >&2; exit 1; }
+		echo "error: Python 3.11 or newer is needed (found: $$($(or $(PYTHON),python3) --version 2>&1 | head -n 1)); name one with make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@if [ -e $(VENV)/.installing ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 		echo "environment: $(VENV), $$($(PYTHON) --version)"; \
 		$(PYTHON) -m venv --clear $(VENV) || { \

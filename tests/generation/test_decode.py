@@ -6,6 +6,7 @@ import torch
 from bouton.data.tokenizers import ByteTokenizer, IntegerTokenizer
 from bouton.errors import ConfigError
 from bouton.generation import Sampling, decode, generate, stream
+from bouton.models.build import build
 
 from .toys import Script, tiny
 
@@ -199,3 +200,17 @@ def test_text_begins_as_documents_do_and_numbers_are_taken_as_they_are() -> None
     assert decode.prompt_tokens(TOKENIZER, "a") == [TOKENIZER.eot_id, 97]
     assert decode.prompt_tokens(IntegerTokenizer(9), "3 4") == [3, 4]
     assert decode.prompt_tokens(IntegerTokenizer(9), "") == [0]
+
+
+@pytest.mark.parametrize("names", ["presyn", "hebb", "septin", "hebb+presyn", "dendrite+oscillate+septin"])
+def test_the_state_of_mechanisms_is_carried_row_by_row(names: str) -> None:
+    sizes = {"vocab_size": 257, "num_layers": 2, "hidden_size": 16, "num_heads": 2, "init_std": 0.4}
+    mechanism: dict[str, Any] = {name: {} for name in names.split("+")}
+    if "hebb" in mechanism:
+        mechanism["hebb"] = {"rank": 4, "heads": 2}
+    model = build({"model": sizes, "mechanism": mechanism, "seed": 1}).double()
+    rows = generate(model, TOKENIZER, PROMPTS, max_new_tokens=10, sampling=GREEDY, num_samples=2)
+    for prompt, row in zip([p for p in PROMPTS for _ in range(2)], rows, strict=True):
+        expected = naive(model, prompt, len(row.tokens))
+        assert row.tokens == expected
+        assert row.finish == "max_new_tokens" or row.tokens[-1] == TOKENIZER.eot_id
