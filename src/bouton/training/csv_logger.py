@@ -32,23 +32,23 @@ class Table:
         self.path = path
         self.columns: list[str] = ["step"]
         self._row: Row = {}
-        self._last_step = -1
+        self.last_step = -1
         self._written = False  # the row of the last step is in the file
         rows: list[Row] = []
         if keep_until is not None:
             rows = [row for row in self._read() if int(row["step"]) <= keep_until]
         if rows:
-            self._last_step, self._written = int(rows[-1]["step"]), True
+            self.last_step, self._written = int(rows[-1]["step"]), True
         if path.exists():
             self._rewrite(rows)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Put ``values`` into the row of ``step``; steps must not decrease."""
-        if step < self._last_step:
-            raise ValueError(f"{self.path.name}: step {step} comes after step {self._last_step}")
-        if step > self._last_step:
+        if step < self.last_step:
+            raise ValueError(f"{self.path.name}: step {step} comes after step {self.last_step}")
+        if step > self.last_step:
             self.flush()
-            self._row, self._last_step, self._written = {"step": str(step)}, step, False
+            self._row, self.last_step, self._written = {"step": str(step)}, step, False
         elif not self._row:  # the row was already written: complete it
             self._row = self._read()[-1]
         self._row.update({name: _text(value) for name, value in values.items()})
@@ -134,7 +134,8 @@ class CsvLogger(Logger):
             short = name.partition("/")[2] if file != "metrics" else name
             parts.setdefault(file, {})[short] = float(value)
         for file, values in parts.items():
-            self._tables[file].add(int(step or 0), values)
+            # What a mechanism logs with `self.log` arrives under Lightning's own count, which lags by one step.
+            self._tables[file].add(max(int(step or 0), self._tables[file].last_step), values)
 
     @rank_zero_only
     def save(self) -> None:
