@@ -173,6 +173,34 @@ def test_two_preparers_at_once(corpus: Path, tmp_path: Path) -> None:
     assert contents(Path(folders[0])) == contents(whole)
 
 
+MEMORY_SCRIPT = """
+import resource, sys
+from pathlib import Path
+from bouton.data import ByteTokenizer, prepare
+from bouton.data.sources import local_source
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+ByteTokenizer().encode_batch(["x" * prepare.BATCH_CHARS])
+before = peak()
+source = local_source("text", sys.argv[1], Path(sys.argv[2]), separator=None, max_bytes=None, val_fraction=0.1)
+prepare.prepare_store(source, ByteTokenizer(), Path(sys.argv[2]))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is in kilobytes on Linux")
+def test_one_huge_document_needs_no_more_memory(tmp_path: Path) -> None:
+    path = tmp_path / "huge.txt"
+    with path.open("w") as file:
+        for n in range(40):
+            file.write(f"line {n} of a long document\n" * 40_000)
+    assert path.stat().st_size > 40e6  # as int64 tokens at once: over 300 MB
+    command = [sys.executable, "-c", MEMORY_SCRIPT, str(path), str(tmp_path / "cache")]
+    grown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
+    assert int(grown) < 40_000
+
+
 def test_cache_that_is_no_folder(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for cache in (tmp_path / "file", tmp_path / "file" / "below"):

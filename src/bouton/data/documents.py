@@ -16,7 +16,7 @@ from typing import TextIO
 from bouton.errors import DataError
 
 PIECE_CHARS = 1 << 18
-_BLOCK_CHARS = 1 << 20
+_BLOCK_CHARS = 1 << 18
 
 Piece = tuple[str, bool]  # the text, and whether a document begins with it
 
