@@ -37,6 +37,10 @@ class TrainingError(BoutonError):
     """A training run that had to stop."""
 
 
+class InterruptedRunError(TrainingError):
+    """A training run that was asked to stop and saved its state; the message says how to go on."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """The tail of an error about an unknown ``name``: the nearest match, then all known names."""
     names = sorted(known)

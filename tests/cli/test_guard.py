@@ -47,3 +47,8 @@ def test_interrupt_also_through_an_orderly_exit(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.split() == ["interrupted", "interrupted"]
     with pytest.raises(SystemExit):
         guard(lambda: _raise(SystemExit(2)))
+
+
+def test_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guard(lambda: _raise(KeyboardInterrupt("interrupted at step 5: continue with ckpt_path=x"))) == 130
+    assert capsys.readouterr().err == "interrupted at step 5: continue with ckpt_path=x\n"

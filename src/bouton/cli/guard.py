@@ -24,12 +24,12 @@ def guard(command: Callable[[], int | None], *, quiet: bool = False) -> int:
     """
     try:
         return command() or 0
-    except KeyboardInterrupt:
-        return _interrupted(quiet)
+    except KeyboardInterrupt as interrupt:
+        return _interrupted(quiet, str(interrupt))
     except SystemExit as stop:
         # Lightning answers Ctrl-C with an orderly shutdown that ends in exit(1).
         if _came_from_interrupt(stop):
-            return _interrupted(quiet)
+            return _interrupted(quiet, "")
         raise
     except Exception as error:
         message = explain(error)
@@ -40,9 +40,9 @@ def guard(command: Callable[[], int | None], *, quiet: bool = False) -> int:
         return 1
 
 
-def _interrupted(quiet: bool) -> int:
+def _interrupted(quiet: bool, message: str) -> int:
     if not quiet:
-        print("\ninterrupted", file=sys.stderr)
+        print(message or "interrupted", file=sys.stderr)
     return INTERRUPTED
 
 

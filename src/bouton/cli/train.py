@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from bouton.cli.guard import FULL_ERROR, guard
 from bouton.config import conf_dir, elastic, finish
 from bouton.config.composition import check_lists
-from bouton.errors import BoutonError
+from bouton.errors import BoutonError, InterruptedRunError
 
 
 class _Abort(BaseException):
@@ -47,6 +47,9 @@ def job(cfg: DictConfig) -> float:
         objective = _train(cfg)
         _discard_if_unused(Path(cfg.run_dir))
         return objective
+    except InterruptedRunError as stop:
+        # Not an Exception: Hydra would take the job for failed and go on with the next one.
+        raise KeyboardInterrupt(str(stop)) from stop
     except BoutonError as error:
         if settings.mode != RunMode.RUN:
             raise

@@ -90,6 +90,11 @@ def relaunch(cfg: DictConfig) -> float:
         if code != 0:
             raise _failure(exchange, code)
         return float(json.loads((exchange / "result.json").read_text())["objective"])
+    except KeyboardInterrupt:
+        error = _failure(exchange, 1)
+        if isinstance(error, errors.InterruptedRunError):
+            raise error from None
+        raise
     finally:
         shutil.rmtree(exchange, ignore_errors=True)
 
@@ -174,16 +179,14 @@ def _environment(count: int) -> dict[str, str]:
 
 def _supervise(command: list[str], env: dict[str, str]) -> int:
     """Run ``command`` to its end; whatever ends this process ends it as well."""
-    process = subprocess.Popen(command, env=env)
+    # In a session of its own it does not see a terminal's Ctrl-C: one signal asks the workers to save and leave, and a
+    # second one would cut that short.
+    process = subprocess.Popen(command, env=env, start_new_session=True)
     try:
         with _terminate_as_exit():
             return process.wait()
     except BaseException:
-        # In a terminal Ctrl-C has reached the agent already, and a second signal would cut its orderly end short.
-        try:
-            process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:
-            process.terminate()
+        process.terminate()
         raise
     finally:
         try:

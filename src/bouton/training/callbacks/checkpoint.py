@@ -12,7 +12,7 @@ import lightning
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
-from bouton.errors import CheckpointError, Interrupted
+from bouton.errors import CheckpointError, InterruptedRunError
 from bouton.training.callbacks.access import callbacks_of
 from bouton.training.checkpoints import BEST, FORMAT, KEY, LAST
 from bouton.training.module import TrainingModule
@@ -167,4 +167,6 @@ class Checkpointing(Callback):
     def save_and_leave(self, trainer: lightning.Trainer) -> None:
         """Save at this step boundary and end the run with a line that says how to go on."""
         self.save_if_due(trainer, final=True)
-        raise Interrupted(f"interrupted at step {trainer.global_step}: continue with ckpt_path={(self.folder / LAST)}")
+        raise InterruptedRunError(
+            f"interrupted at step {trainer.global_step}: continue with ckpt_path={(self.folder / LAST)}"
+        )
