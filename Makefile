@@ -70,8 +70,9 @@ clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache kernels_rs/target
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-# The stamp is the marker of an installation in progress, renamed when it is complete: an interrupted one leaves the
-# marker, and the next one starts from an empty environment (pip's cache spares the downloads).
+# The stamp is the marker of an installation in progress, renamed when it is complete: one that was interrupted leaves
+# the marker, and the next starts from an empty environment (pip's cache spares the downloads). One that pip gave up
+# by itself leaves a sound environment to try again in.
 $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: Python 3.11 or newer is needed (found: $$($(or $(PYTHON),python3) --version 2>&1 | head -n 1)); name one with make PYTHON=/path/to/python3.12" >&2; exit 1; }
@@ -81,7 +82,9 @@ $(INSTALLED): pyproject.toml
 			echo "error: $(PYTHON) cannot make $(VENV): it needs venv and ensurepip (Debian: apt install python3-venv)" >&2; exit 1; }; \
 	fi
 	@rm -f $@ && touch $(VENV)/.installing
-	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]"
+	@echo "environment: installing Bouton and what it needs"
+	@trap 'exit 130' INT TERM; $(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]" \
+		|| { rm -f $(VENV)/.installing; exit 1; }
 	@mv $(VENV)/.installing $@ && touch $@
 
 # One of two stamps, so that installing cargo later is noticed. A failed build is said, and tried again by `make rust`
