@@ -89,9 +89,9 @@ def test_every_learned_quantity_gets_a_gradient(rule: str) -> None:
             assert parameter.grad is not None
             assert parameter.grad.abs().max() > 0, name
             names.add(name)
-    assert {"log_scale", "log_eta", "log_tau_fast", "log_tau_slow", "log_eta_s", "key.weight"} <= names
+    assert {"raw_scale", "raw_eta", "raw_tau_fast", "raw_tau_slow", "raw_eta_s", "key.weight"} <= names
     fixed = make_body(rule=rule, learnable=False)
-    assert all("log_" not in name for name, _ in fixed.named_parameters())
+    assert all("raw_" not in name for name, _ in fixed.named_parameters())
     torch.testing.assert_close(fixed(make_tokens())[0], body(make_tokens())[0], rtol=1e-6, atol=1e-7)
 
 
@@ -99,12 +99,12 @@ def test_slow_weights_can_be_left_out() -> None:
     body = make_body(eta_s=0.0)
     state = body(make_tokens())[1]
     assert state["layers"]["0"]["attention"]["output"]["hebb"].keys() == {"fast"}
-    assert not any("log_eta_s" in name or "tau_slow" in name for name, _ in body.named_parameters())
+    assert not any("raw_eta_s" in name or "tau_slow" in name for name, _ in body.named_parameters())
 
 
 @pytest.mark.parametrize("rule", ["hebb", "oja", "delta"])
 def test_fast_weights_stay_bounded_over_a_thousand_tokens(rule: str) -> None:
-    body, tokens = make_body(rule=rule, eta=1.0, tau_fast=100.0), make_tokens(1000)
+    body, tokens = make_body(rule=rule, eta=1.0, tau_fast=100.0, learnable=False), make_tokens(1000)
     vitals = Vitals()
     logits, _ = body(tokens, vitals=vitals)
     assert logits.isfinite().all()
@@ -131,7 +131,8 @@ def test_state_is_float32_under_bf16() -> None:
         ({"tau_fast": -3.0}, "tau_fast = -3.0 .* > 0"),
         ({"tau_slow": 0.0}, "tau_slow"),
         ({"rule": "bcm"}, "rule = 'bcm'"),
-        ({"rule": "delta", "eta": 1.5}, "eta = 1.5"),
+        ({"rule": "delta", "eta": 1.5, "learnable": False}, "eta = 1.5 .* <= 1"),
+        ({"rule": "delta", "eta": 1.0}, "eta = 1 .* < 1 where it is learned"),
         ({"heads": 3}, "heads = 3 does not divide the 16 output features of attention_output"),
     ],
 )

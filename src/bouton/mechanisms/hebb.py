@@ -44,15 +44,18 @@ class HebbParams(Params):
     site: str = choice("attention_output", SITES, "which linear map of each block gets the branch")
     projection: str = choice("shared", ("shared", "separate"), "one projection of x for queries and keys, or two")
     scale: float = real(4.0, "strength of the branch; 0 leaves it out", low=0)
-    eta: float = real(1.0, "learning rate of F (delta: at most 1)", low=0, low_open=True, scale="log")
+    eta: float = real(
+        0.9, "learning rate of F; delta: at most 1, and less than 1 if learnable", low=0, low_open=True, scale="log"
+    )
     tau_fast: float = real(20.0, "time constant of F", unit="tokens", low=0, low_open=True, scale="log")
     tau_slow: float = real(200.0, "time constant of S", unit="tokens", low=0, low_open=True, scale="log")
     eta_s: float = real(0.005, "rate at which F is consolidated into S; 0 turns S off", low=0, scale="log")
     learnable: bool = flag(True, "learn scale, eta, eta_s and both time constants per head")
 
     def check(self) -> None:
-        if self.rule == "delta" and self.eta > 1:
-            raise ConfigError(f"eta = {self.eta:g} is not valid with rule = delta: it must be > 0 and <= 1")
+        if self.rule == "delta" and (self.eta > 1 or (self.learnable and self.eta == 1)):
+            valid = "> 0 and < 1 where it is learned (learnable = true)" if self.learnable else "> 0 and <= 1"
+            raise ConfigError(f"eta = {self.eta:g} is not valid with rule = delta: it must be {valid}")
 
 
 class Projection(Linear):
@@ -79,26 +82,31 @@ class FastWeights(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.key = Projection(in_features, hp.heads, hp.rank)
         self.query = Projection(in_features, hp.heads, hp.rank) if hp.projection == "separate" else None
-        # Positive quantities are learned by their logarithm: they stay positive, and steps are relative.
         for name in self._start() if hp.learnable else ():
-            self.register_parameter(f"log_{name}", nn.Parameter(torch.empty(hp.heads)))
+            self.register_parameter(f"raw_{name}", nn.Parameter(torch.empty(hp.heads)))
 
     def _start(self) -> dict[str, float]:
         names = ("scale", "eta", "tau_fast") + (("tau_slow", "eta_s") if self.hp.eta_s else ())
         return {name: getattr(self.hp, name) for name in names}
 
+    def _bounded(self, name: str) -> bool:
+        """Learned within (0, 1), by its logit; the other quantities are positive and learned by their logarithm."""
+        return name == "eta" and self.hp.rule == "delta"
+
     def initialize_parameters(self, draw: Draw) -> None:
         for name, value in self._start().items():
-            if (logarithm := self._learned(name)) is not None:
-                draw.constant(logarithm, math.log(value))
+            if (raw := self._learned(name)) is not None:
+                draw.constant(raw, math.log(value / (1 - value) if self._bounded(name) else value))
 
     def _value(self, name: str) -> Tensor | float:
         """(heads,) where learned, else the fixed number."""
-        logarithm = self._learned(name)
-        return float(getattr(self.hp, name)) if logarithm is None else logarithm.exp()
+        raw = self._learned(name)
+        if raw is None:
+            return float(getattr(self.hp, name))
+        return raw.sigmoid() if self._bounded(name) else raw.exp()
 
     def _learned(self, name: str) -> nn.Parameter | None:
-        return self._parameters.get(f"log_{name}")
+        return self._parameters.get(f"raw_{name}")
 
     def _decay(self, name: str) -> Tensor | float:
         tau = self._value(name)
