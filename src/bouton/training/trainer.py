@@ -156,6 +156,7 @@ def quiet_lightning() -> Iterator[None]:
             ".*GPU available but not used.*",
             ".*LeafSpec.*",
             ".*tensorboardX.*",
+            ".*`broadcast_buffers` is deprecated.*",  # its successor is unknown to older versions of torch
             ".*smaller than the logging interval.*",
             ".*lr_scheduler.step.*",
         ):
