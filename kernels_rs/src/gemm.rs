@@ -5,7 +5,7 @@
 use crate::isa::Isa;
 
 /// C (m, n) = A (m, k) B (k, n), row-major with row strides; A is stored (k, m) where `TRANSPOSED`.
-/// `m` must be a multiple of 8 and `n` of 16.
+/// `m` must be a multiple of 8, `n` of 16, `k` positive.
 pub struct Matrices<'a> {
     pub m: usize,
     pub n: usize,
@@ -50,12 +50,14 @@ fn tile<I: Isa, const MR: usize, const NR: usize, const TRANSPOSED: bool, const 
 ) {
     let mut sum = [[0f32; NR]; MR];
     if TRANSPOSED {
+        // One view per column: where the compiler sees that neighbours are contiguous, it vectorises along them instead.
+        let columns: [&[f32]; MR] = std::array::from_fn(|i| &a[row + i..][..(k - 1) * lda + 1]);
         for p in 0..k {
-            let left = &a[p * lda + row..][..MR];
             let right = &b[p * ldb..][..NR];
             for i in 0..MR {
+                let left = columns[i][p * lda];
                 for j in 0..NR {
-                    sum[i][j] = I::fma(left[i], right[j], sum[i][j]);
+                    sum[i][j] = I::fma(left, right[j], sum[i][j]);
                 }
             }
         }

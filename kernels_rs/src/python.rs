@@ -1,6 +1,9 @@
 //! Python's view: arrays in, arrays out. Whatever does not fit is a `ValueError` (or `TypeError` for a wrong dtype).
 
-use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyReadonlyArray4, PyUntypedArrayMethods};
+use numpy::{
+    IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyReadonlyArray4,
+    PyUntypedArrayMethods,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -45,7 +48,11 @@ impl Call<'_> {
         let shape = Shape { batch: q[0], heads: q[1], kv_heads: k[1], tq: q[2], tk: k[2], dim: q[3] };
         shape.check().map_err(invalid)?;
         let expected = |name: &str, found: &[usize], wanted: &[usize]| {
-            if found == wanted { Ok(()) } else { Err(invalid(format!("{name} has shape {found:?}, but must have {wanted:?}"))) }
+            if found == wanted {
+                Ok(())
+            } else {
+                Err(invalid(format!("{name} has shape {found:?}, but must have {wanted:?}")))
+            }
         };
         let of_keys = [shape.batch, shape.kv_heads, shape.tk, shape.dim];
         expected("k", k, &of_keys)?;

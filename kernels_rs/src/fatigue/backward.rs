@@ -65,7 +65,7 @@ fn run<I: Isa, const MIN: bool, const FAST: bool, const LEARN: bool>(job: Backwa
     let mut logits = new_tile();
     let mut weights = new_tile();
     let mut mask = [[0f32; KEYS]; QUERIES];
-    let mut record = Record::new();
+    let mut record = Record::zero();
     let mut totals = Totals::default();
 
     for block in (0..shape.blocks()).rev() {
@@ -103,35 +103,66 @@ fn run<I: Isa, const MIN: bool, const FAST: bool, const LEARN: bool>(job: Backwa
             for r in 0..rows {
                 if kind == Kind::Full {
                     replay::<I, MIN, FAST, false>(
-                        r, &logits[r], &mask[r], &mut calcium, &mut pool, kinetics, &mut record,
+                        r,
+                        &logits[r],
+                        &mask[r],
+                        &mut calcium,
+                        &mut pool,
+                        kinetics,
+                        &mut record,
                     );
                 } else {
                     replay::<I, MIN, FAST, true>(
-                        r, &logits[r], &mask[r], &mut calcium, &mut pool, kinetics, &mut record,
+                        r,
+                        &logits[r],
+                        &mask[r],
+                        &mut calcium,
+                        &mut pool,
+                        kinetics,
+                        &mut record,
                     );
                 }
             }
             slopes.tile::<I>(&outs_bar, padded, rows, key, &mut logits);
-            let mut sums = Sums::new();
+            let mut sums = Sums::zero();
             for r in (0..rows).rev() {
                 let before = if r == 0 { before } else { record.calcium[r - 1] };
                 let terms = row_terms[r];
                 if kind == Kind::Full {
                     retreat::<I, MIN, FAST, false, LEARN>(
-                        r, terms, &record, &mask[r], &before, &mut logits[r], &mut weights[r], calcium_bar, pool_bar,
-                        &mut sums, kinetics,
+                        r,
+                        terms,
+                        &record,
+                        &mask[r],
+                        &before,
+                        &mut logits[r],
+                        &mut weights[r],
+                        calcium_bar,
+                        pool_bar,
+                        &mut sums,
+                        kinetics,
                     );
                 } else {
                     retreat::<I, MIN, FAST, true, LEARN>(
-                        r, terms, &record, &mask[r], &before, &mut logits[r], &mut weights[r], calcium_bar, pool_bar,
-                        &mut sums, kinetics,
+                        r,
+                        terms,
+                        &record,
+                        &mask[r],
+                        &before,
+                        &mut logits[r],
+                        &mut weights[r],
+                        calcium_bar,
+                        pool_bar,
+                        &mut sums,
+                        kinetics,
                     );
                 }
             }
             if LEARN {
                 totals.add(&sums, end - key);
             }
-            let product = |a, b, c| Matrices { m: KEYS, n: padded, k: rows, a, lda: KEYS, b, ldb: padded, c, ldc: padded };
+            let product =
+                |a, b, c| Matrices { m: KEYS, n: padded, k: rows, a, lda: KEYS, b, ldb: padded, c, ldc: padded };
             let span = key * padded..(key + KEYS) * padded;
             I::gemm::<true, true>(product(weights.as_flattened(), &outs_bar[..], &mut values_bar[span.clone()]));
             I::gemm::<true, true>(product(logits.as_flattened(), &queries[..], &mut keys_bar[span]));

@@ -62,7 +62,11 @@ impl Visibility<'_> {
                 any |= same;
             }
         }
-        if any { Kind::Partial } else { Kind::Hidden }
+        if any {
+            Kind::Partial
+        } else {
+            Kind::Hidden
+        }
     }
 }
 
@@ -84,7 +88,7 @@ mod tests {
                     for key in (0..200).step_by(KEYS) {
                         let kind = v.tile(start, rows, key, &mut seen);
                         for r in 0..rows {
-                            for j in 0..KEYS {
+                            for (j, cell) in seen[r].iter().enumerate() {
                                 let (t, p) = (50 + start + r, key + j);
                                 let expected = p < 200
                                     && p <= t
@@ -92,7 +96,7 @@ mod tests {
                                     && segments.is_none_or(|(q, k)| q[start + r] == k[p]);
                                 let found = match kind {
                                     Kind::Full => true,
-                                    Kind::Partial => seen[r][j] == 1.0,
+                                    Kind::Partial => *cell == 1.0,
                                     Kind::Future | Kind::Hidden => false,
                                 };
                                 assert_eq!(found, expected, "{window:?} {start} {key} {r} {j}");

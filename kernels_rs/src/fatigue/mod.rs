@@ -18,7 +18,7 @@ pub mod synapse;
 mod tests;
 
 /// Queries in a tile; the state of every key is stored at these boundaries for the backward pass.
-pub const QUERIES: usize = 32;
+pub const QUERIES: usize = 64;
 /// Keys in a tile.
 pub const KEYS: usize = 64;
 /// With so few queries (decoding) nothing is packed: scores and sums run over rows of K and V as they lie.

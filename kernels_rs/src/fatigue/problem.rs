@@ -22,7 +22,9 @@ impl Shape {
     pub fn check(&self) -> Result<(), String> {
         let Shape { batch, heads, kv_heads, tq, tk, dim } = *self;
         if batch == 0 || heads == 0 || kv_heads == 0 || tq == 0 || dim == 0 {
-            return Err(format!("q, k, v must not be empty; got batch {batch}, heads {heads}/{kv_heads}, T {tq}, D {dim}"));
+            return Err(format!(
+                "q, k, v must not be empty; got batch {batch}, heads {heads}/{kv_heads}, T {tq}, D {dim}"
+            ));
         }
         if heads % kv_heads != 0 {
             return Err(format!("{heads} query heads cannot share {kv_heads} key heads: it must divide them"));

@@ -92,7 +92,11 @@ pub fn may_exceed_limit(q: &[f32], k: &[f32], shape: &Shape) -> bool {
     let largest = |x: &[f32]| {
         x.chunks_exact(shape.dim).fold(0f64, |most, row| {
             let square: f64 = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
-            if square <= most { most } else { square } // a NaN stays
+            if square <= most {
+                most
+            } else {
+                square
+            } // a NaN stays
         })
     };
     let bound = (largest(q) * largest(k)).sqrt() * f64::from(shape.scale());
@@ -106,7 +110,7 @@ pub fn beyond_limit(tile: &[Row], seen: Option<&[Row]>, rows: usize) -> Option<f
         for j in 0..KEYS {
             let logit = tile[r][j];
             let visible = seen.is_none_or(|mask| mask[r][j] != 0.0);
-            if visible && !(logit.abs() <= LOGIT_LIMIT) {
+            if visible && (logit.is_nan() || logit.abs() > LOGIT_LIMIT) {
                 worst = Some(logit);
             }
         }

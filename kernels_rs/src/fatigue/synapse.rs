@@ -58,7 +58,11 @@ fn drain<I: Isa, const MIN: bool>(p: f32, pool: f32, kin: &Kinetics) -> (f32, f3
 /// `(eps + W)^lam`
 #[inline(always)]
 fn strength<I: Isa, const FAST: bool>(reach: f32, kin: &Kinetics) -> f32 {
-    if FAST { reach } else { exp_pair::<I>(kin.lam * math::log::<I>(reach)).0 }
+    if FAST {
+        reach
+    } else {
+        exp_pair::<I>(kin.lam * math::log::<I>(reach)).0
+    }
 }
 
 /// One row of queries: logits become unnormalised weights, the state moves on.
@@ -94,7 +98,7 @@ pub struct Record {
 }
 
 impl Record {
-    pub fn new() -> Box<Record> {
+    pub fn zero() -> Box<Record> {
         let zero = || [[0f32; KEYS]; QUERIES];
         Box::new(Record {
             e: zero(),
@@ -152,7 +156,7 @@ pub struct Sums {
 }
 
 impl Sums {
-    pub fn new() -> Sums {
+    pub fn zero() -> Sums {
         let z = [0f32; KEYS];
         Sums { rho_c: z, alpha: z, hill: z, slope: z, bias: z, coupling: z, rho_r: z, r_max: z, lam: z, eps: z, age: z }
     }
