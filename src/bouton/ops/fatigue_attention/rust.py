@@ -224,6 +224,8 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Same arguments and results as :func:`bouton.ops.fatigue_attention.reference.forward`, all float32 on the CPU.
 
+    The state of the last Tq keys must be fresh (calcium 0, a full pool): keys are not looked at before their birth.
+
     Raises:
         ValueError: a shape or constant that does not fit, or a logit beyond +-40 (or not a number).
         ImportError: the wheel is not installed.
