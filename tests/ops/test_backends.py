@@ -13,6 +13,7 @@ def two_ops(monkeypatch):
     backends.register_backend("scan", "rust", devices=("cpu",))
     backends.register_backend("scan", "triton", devices=("cuda",), why_not=lambda: "no GPU here")
     backends.register_backend("wiggle", "torch")
+    backends.configure()  # forget what earlier tests of the process chose
     yield
     backends.configure()
 
