@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import sys
@@ -58,7 +59,7 @@ def attention_case(rule: str, shape: tuple[int, int, int, int]) -> Case:
         return Kinetics(*(q.new_full((q.shape[1],), value, dtype=_wide(q)) for value in KINETICS))
 
     def unit(x: Tensor) -> Tensor:
-        return F.normalize(x, dim=-1) * x.shape[-1] ** 0.5
+        return _unit(x) * math.sqrt(x.shape[-1])
 
     def run(backend: str) -> Run:
         return lambda q, k, v: fatigue_attention(unit(q), unit(k), v, kinetics(q), rule=rule, backend=backend)[0]
@@ -135,7 +136,7 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def _unit(x: Tensor) -> Tensor:
-    return F.normalize(x, dim=-1)
+    return x * x.square().sum(-1, keepdim=True).rsqrt()
 
 
 def inputs(shapes: Sequence[tuple[int, ...]], device: str, dtype: torch.dtype = torch.float32) -> list[Tensor]:
