@@ -40,7 +40,7 @@ def names(model: nn.Module, group: dict[str, Any]) -> set[str]:
 
 def test_adamw_decays_matrices_only() -> None:
     model = Model()
-    groups = build_optimizer(recipe("adamw"), model, 11).param_groups
+    groups = build_optimizer(recipe("adamw"), model).param_groups
     assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
     assert names(model, groups[0]) == {"embedding.weight", "hidden.weight", "table", "cube", "head.weight"}
     assert names(model, groups[1]) == {"hidden.bias", "exempt.weight"}
@@ -48,8 +48,8 @@ def test_adamw_decays_matrices_only() -> None:
 
 def test_muon_takes_hidden_matrices_and_adamw_the_rest() -> None:
     model = Model()
-    assert hidden_matrices(model, 11) == ["hidden.weight", "exempt.weight"]
-    optimizer = build_optimizer(recipe("muon"), model, 11)
+    assert hidden_matrices(model) == ["hidden.weight", "exempt.weight"]
+    optimizer = build_optimizer(recipe("muon"), model)
     groups = optimizer.param_groups
     assert [names(model, g) for g in groups] == [
         {"hidden.weight"},
@@ -58,6 +58,12 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest() -> None:
         {"hidden.bias"},
     ]
     assert [(g["lr"], g["weight_decay"]) for g in groups] == [(0.02, 0.1), (0.02, 0.0), (0.003, 0.1), (0.003, 0.0)]
+
+
+def test_muon_takes_a_hidden_layer_as_wide_as_the_vocabulary() -> None:
+    model = nn.Module()
+    model.hidden, model.head = nn.Linear(6, 11), nn.Linear(11, 11)
+    assert hidden_matrices(model) == ["hidden.weight"]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +78,7 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest() -> None:
 )
 def test_bad_fields_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build_optimizer(recipe("adamw", **changes), Model(), 11)
+        build_optimizer(recipe("adamw", **changes), Model())
 
 
 def pair(seed: int) -> tuple[nn.Linear, nn.Linear]:
@@ -143,7 +149,7 @@ def test_a_combined_optimizer_round_trips_its_state() -> None:
 def test_a_thousand_steps_of_a_shipped_recipe_learn_and_stay_finite(name: str) -> None:
     torch.manual_seed(0)
     body = standins.TinyBody(width=8, dropout=0.0)
-    optimizer = build_optimizer(recipe(name), body, standins.VOCAB)
+    optimizer = build_optimizer(recipe(name), body)
     losses = []
     rows = [standins.sample(i, 6, False) for i in range(16)]
     batch = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}

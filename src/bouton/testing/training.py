@@ -14,7 +14,7 @@ from torch.multiprocessing.spawn import spawn
 
 from bouton.config.paths import conf_dir
 from bouton.models.build import build
-from bouton.testing.arms import VOCAB, Arm, sample_starts, sample_tokens
+from bouton.testing.arms import Arm, sample_starts, sample_tokens
 from bouton.testing.clauses import clause, loss_of
 from bouton.training.optimizers import build_optimizer
 
@@ -27,7 +27,7 @@ def a_thousand_steps_stay_finite(arm: Arm) -> None:
     for recipe in sorted((conf_dir() / "optimizer").glob("*.yaml")):
         options: Any = OmegaConf.to_container(OmegaConf.load(recipe))
         model = build(arm.config(num_layers=1, full_attention_every=None))
-        optimizer = build_optimizer(options, model, VOCAB)
+        optimizer = build_optimizer(options, model)
         losses = []
         for step in range(STEPS):
             optimizer.zero_grad()

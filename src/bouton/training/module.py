@@ -175,8 +175,7 @@ class TrainingModule(lightning.LightningModule):
         return value
 
     def configure_optimizers(self) -> Any:
-        vocab_size = int(self.body.vocab_size)
-        optimizer = build_optimizer(self.optimizer_config, self.body, vocab_size)
+        optimizer = build_optimizer(self.optimizer_config, self.body)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, self.schedule), "interval": "step"},

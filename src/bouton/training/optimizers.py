@@ -60,23 +60,24 @@ def decays(parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and not getattr(parameter, "_no_weight_decay", False)
 
 
-def hidden_matrices(model: nn.Module, vocab_size: int) -> list[str]:
+def hidden_matrices(model: nn.Module) -> list[str]:
     """Names of the parameters that Muon may orthogonalise: weights of linear maps between hidden spaces.
 
-    Left to AdamW: embeddings, the output head (the linear map onto ``vocab_size``), vectors, 3-D tensors, per-head
-    tables of mechanisms, and parameters marked ``_no_muon = True``.
+    Left to AdamW: embeddings, the output head (``model.head``; its size does not tell, a hidden layer may be as wide
+    as the vocabulary), vectors, 3-D tensors, per-head tables of mechanisms, and parameters marked ``_no_muon = True``.
     """
+    head = getattr(model, "head", None)
     return [
         f"{prefix}.weight" if prefix else "weight"
         for prefix, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and module.weight.requires_grad
-        and module.out_features != vocab_size
+        and module is not head
         and not getattr(module.weight, "_no_muon", False)
     ]
 
 
-def build_optimizer(config: Mapping[str, Any], model: nn.Module, vocab_size: int) -> Optimizer:
+def build_optimizer(config: Mapping[str, Any], model: nn.Module) -> Optimizer:
     """The optimizer that ``config`` (``name`` and its own fields) describes, over all trainable parameters.
 
     Raises:
@@ -97,7 +98,7 @@ def build_optimizer(config: Mapping[str, Any], model: nn.Module, vocab_size: int
         raise ConfigError(
             f"optimizer.adjust_lr = '{fields['adjust_lr']}' is unknown; {suggest(str(fields['adjust_lr']), options)}"
         )
-    matrices = set(hidden_matrices(model, vocab_size))
+    matrices = set(hidden_matrices(model))
     chosen = [p for n, p in parameters.items() if n in matrices]
     rest = [p for n, p in parameters.items() if n not in matrices]
     children: list[Optimizer] = []
