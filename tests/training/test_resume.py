@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import torch
 
 from bouton.errors import CheckpointError, ConfigError, TrainingError
 from bouton.training.callbacks.stop import StopControl
+from bouton.training.schedules import build_schedule
 
 TABLES = ("metrics.csv", "vitals.csv")
 
@@ -56,7 +58,7 @@ def assert_same_run(whole: Path, resumed: Path) -> None:
         a, b = weights(whole, name), weights(resumed, name)
         for key in ("state_dict", "optimizer_states", "lr_schedulers"):
             assert_same(a[key], b[key], f"{name}.{key}")
-        for key in ("step", "batches", "random_states", "progress"):
+        for key in ("step", "random_states", "progress"):
             assert_same(a["bouton"][key], b["bouton"][key], f"{name}.{key}")
         for key in ("EarlyStop", "Checkpointing"):
             assert a["callbacks"].get(key) == b["callbacks"].get(key)
@@ -86,6 +88,28 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path, optimizer: str, enviro
     standins.train({**settings, "ckpt_path": "last"})
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     assert not list((tmp_path / "killed").rglob(".*.partial"))
+
+
+def test_a_prolonged_run_takes_the_rates_of_its_new_length_and_validates_on_time(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"schedule": "cosine", "schedule__warmup_steps": 0, "trainer__log_every": 1}
+    halves = {"data__batch_size": 1, "trainer__accumulate_grad_batches": 2}
+    first = standins.config(tmp_path / "run", trainer__max_steps=3, trainer__val_every=4, **halves, **options)
+    standins.train(first)
+    longer = standins.config(tmp_path / "run", trainer__max_steps=8, trainer__val_every=4, ckpt_path="last", **options)
+    standins.train(longer)
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = {int(row["step"]): row for row in csv.DictReader(file)}
+    assert [step for step, row in rows.items() if row["val/loss"]] == [3, 4, 8]
+    schedule = build_schedule(longer["schedule"], 8)
+    assert [float(rows[s]["train/lr"]) for s in (4, 5)] == [longer["optimizer"]["lr"] * schedule(s - 1) for s in (4, 5)]
+
+
+def test_a_checkpoint_of_another_run_does_not_overwrite_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        standins.train(standins.config(tmp_path / name, trainer__max_steps=2))
+    other = str(tmp_path / "a" / "checkpoints" / "last.ckpt")
+    with pytest.raises(ConfigError, match="already holds another run"):
+        standins.train(standins.config(tmp_path / "b", ckpt_path=other))
 
 
 def test_last_in_a_fresh_folder_continues_the_newest_equal_run(tmp_path: Path, capsys: Any) -> None:

@@ -39,7 +39,7 @@ def peak_flops(device: torch.device, precision: str) -> tuple[float | None, str]
     if device.type == "cuda" and low:
         name = torch.cuda.get_device_name(device)
         for key, peak in GPU_PEAKS:
-            if key in name:
+            if re.search(rf"{key}(?![0-9A-Za-z])", name):  # an L40 is no L4
                 return peak, f"data sheet ({key}, bf16 dense)"
     if device.type not in ("cpu", "cuda"):
         return None, f"no peak known for {device.type}"
@@ -123,7 +123,9 @@ class EnergyMeter:
                 import pynvml
 
                 pynvml.nvmlInit()
-                handle = pynvml.nvmlDeviceGetHandleByIndex(self._device.index or 0)
+                # By its name: NVML numbers all GPUs, torch those of CUDA_VISIBLE_DEVICES.
+                uuid = torch.cuda.get_device_properties(self._device).uuid
+                handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
                 return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
             except Exception:
                 return None  # no NVML, or a GPU without the counter

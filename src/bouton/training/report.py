@@ -25,7 +25,8 @@ def summarize(
 ) -> dict[str, Any]:
     """The content of ``summary.json``: final and best metrics, costs, backends.
 
-    Seconds and tokens count over all sessions of the run, memory and energy over the last session.
+    Seconds and tokens count over the whole run with its resumes, memory and energy since the last resume. Peak memory
+    and a GPU's energy are those of rank 0.
     """
     checkpointing, throughput = find(trainer, Checkpointing), find(trainer, Throughput)
     stop, early = find(trainer, StopControl), find(trainer, EarlyStop)

@@ -98,7 +98,9 @@ class _Run:
         if checkpoint is not None:
             check_compatible(checkpoint, self.config, facts)
             resume_step = int(checkpoint[KEY]["step"])
-            data.load_state_dict(checkpoint[type(data).__qualname__])
+            # Micro-batches are counted in those of this run: the first one may have split its steps in another way.
+            done = {"batches_consumed": resume_step * accumulate}
+            data.load_state_dict({**checkpoint[type(data).__qualname__], **done})
         resolved = OmegaConf.to_yaml(OmegaConf.create(self.config))
         module = TrainingModule(
             body,
@@ -130,7 +132,7 @@ class _Run:
         trainer = build_trainer(
             self.settings, folder=self.folder, callbacks=callbacks, loggers=loggers, elastic=self.elastic
         )
-        device = torch.device("cuda", torch.cuda.current_device()) if on_gpu(self.settings) else torch.device("cpu")
+        device = trainer.strategy.root_device
         energy = EnergyMeter(device)
         if main:
             self._write_identity(resolved, data, seed)
@@ -162,6 +164,10 @@ class _Run:
                 )
             return folder, None
         if str(path) != "last":
+            if (folder / LAST).exists() and Path(path).resolve().parent != (folder / LAST).resolve().parent:
+                raise ConfigError(
+                    f"run_dir = {folder} already holds another run than ckpt_path = {path}: choose a new one"
+                )
             return folder, read_checkpoint(Path(path))
         if not (folder / LAST).exists():
             roots = [folder.parent]

@@ -75,6 +75,9 @@ class Checkpointing(Callback):
             raise CheckpointError(f"the checkpoint does not fit this model: {reason}") from error
         scheduler = trainer.lr_scheduler_configs[0].scheduler
         scheduler.load_state_dict(checkpoint["lr_schedulers"][0])
+        # The saved rate is that of the old `trainer.max_steps`; with the same one it is the same float.
+        for group, base in zip(trainer.optimizers[0].param_groups, scheduler.base_lrs, strict=True):
+            group["lr"] = base * pl_module.schedule(scheduler.last_epoch)
         for callback in callbacks_of(trainer):
             if callback.state_key in checkpoint["callbacks"]:
                 callback.load_state_dict(checkpoint["callbacks"][callback.state_key])
@@ -82,7 +85,7 @@ class Checkpointing(Callback):
         # A resumed run is a first epoch that starts late: only the totals count on.
         loop = trainer.fit_loop.epoch_loop
         total: Any = loop.batch_progress.total
-        total.ready = total.started = total.processed = total.completed = meta["batches"]
+        total.ready = total.started = total.processed = total.completed = meta["step"] * trainer.accumulate_grad_batches
         steps = loop.automatic_optimization.optim_progress.optimizer.step.total
         steps.ready = steps.completed = meta["step"]
         loop._batches_that_stepped = meta["step"]
@@ -148,14 +151,14 @@ class Checkpointing(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         assert isinstance(pl_module, TrainingModule)
-        states: list[Any] = [get_random_state() if self._random_state is None else self._random_state]
+        own = get_random_state() if self._random_state is None else self._random_state
+        states: list[Any] = [own]
         if dist.is_available() and dist.is_initialized():
             states = [None] * trainer.world_size
-            dist.all_gather_object(states, get_random_state())
+            dist.all_gather_object(states, own)
         checkpoint[KEY] = {
             "format": FORMAT,
             "step": trainer.global_step,
-            "batches": trainer.global_step * trainer.accumulate_grad_batches,
             "config": self.config,
             "facts": self.facts,
             "random_states": states,

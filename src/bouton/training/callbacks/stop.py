@@ -29,7 +29,7 @@ class StopControl(Callback):
 
     def __init__(self, max_time: timedelta | None) -> None:
         self.max_time = max_time
-        self.elapsed = 0.0  # seconds of earlier sessions of this run
+        self.elapsed = 0.0  # seconds before the last resume
         self.timed_out = False
         self._begin = 0.0
         self._signalled = False
@@ -52,7 +52,7 @@ class StopControl(Callback):
             signal.signal(number, handler)
 
     def seconds(self) -> float:
-        """Time spent in training so far, earlier sessions included."""
+        """Time spent in training so far, before and after resumes."""
         return self.elapsed + (time.monotonic() - self._begin if self._begin else 0.0)
 
     def on_train_batch_end(
@@ -67,7 +67,7 @@ class StopControl(Callback):
             late, self._leave = bool(flags[0]), bool(flags[1])
         else:
             self._leave = self._signalled
-        self.timed_out = late
+        self.timed_out = late and trainer.global_step < trainer.max_steps
         if late or trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True  # Lightning then validates once more, so every run ends with a validation
 

@@ -35,7 +35,7 @@ class Throughput(Callback):
         self.log_every = log_every
         self.mfu = mfu
         self.precision = precision
-        self.seconds = 0.0  # timed training, over all sessions of the run
+        self.seconds = 0.0  # timed training, before and after resumes
         self.steps = 0  # timed steps
         self.peak: float | None = None
         self.peak_source = "not asked for"
