@@ -81,6 +81,21 @@ def test_device_count_refuses(devices: object) -> None:
         elastic.device_count(OmegaConf.create({"devices": devices, "accelerator": "cpu"}))
 
 
+@pytest.mark.parametrize("devices", [[0, 0], [99999], ["a"], [-1]])
+def test_indices_must_exist_and_differ(devices: list[object]) -> None:
+    with pytest.raises(ConfigError, match=r"trainer.devices = \[.*\] is not valid: this machine has the indices 0 to"):
+        elastic.device_count(OmegaConf.create({"devices": devices, "accelerator": "cpu"}))
+
+
+def test_workers_see_the_chosen_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elastic, "_available", lambda accelerator: ("CUDA device", 8))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert elastic._environment(2, {"devices": [2, 5]})["CUDA_VISIBLE_DEVICES"] == "2,5"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
+    assert elastic._environment(2, {"devices": [2, 0]})["CUDA_VISIBLE_DEVICES"] == "7,4"
+    assert elastic._environment(2, {"devices": 2})["CUDA_VISIBLE_DEVICES"] == "4,6,7"
+
+
 def test_more_devices_than_there_are() -> None:
     with pytest.raises(ConfigError, match=r"trainer.devices = 4096 is too many: this machine has \d+ CPU core"):
         elastic.device_count({"devices": 4096, "accelerator": "cpu"})
@@ -91,11 +106,11 @@ def test_a_worker_gets_a_clean_rendezvous(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv(key, "1")
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setenv(elastic.FULL_ERROR_ASKED, "")
-    env = elastic._environment(2)
+    env = elastic._environment(2, {"accelerator": "cpu"})
     assert not {"RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "GROUP_RANK", "HYDRA_FULL_ERROR"} & set(env)
     assert env[elastic.PARENT] == str(os.getpid())
     monkeypatch.setenv(elastic.FULL_ERROR_ASKED, "1")
-    assert elastic._environment(2)["HYDRA_FULL_ERROR"] == "1"
+    assert elastic._environment(2, {"accelerator": "cpu"})["HYDRA_FULL_ERROR"] == "1"
 
 
 def test_the_first_failure_is_reported(tmp_path: Path) -> None:

@@ -57,6 +57,11 @@ def device_count(trainer: Mapping[str, Any] | DictConfig) -> int:
     kind, available = _available(str(trainer.get("accelerator") or "auto"))
     if isinstance(asked, ListConfig | list | tuple):
         count = len(asked)
+        if available and len({index for index in asked if index in range(available)}) < count:
+            raise errors.ConfigError(
+                f"trainer.devices = {list(asked)} is not valid: this machine has the indices 0 to {available - 1}, "
+                f"each can be named once"
+            )
     elif asked in ("auto", None, -1, "-1"):
         count = 1 if kind == "CPU core" else max(available, 1)
     else:
@@ -86,7 +91,7 @@ def relaunch(cfg: DictConfig) -> float:
     count = device_count(cfg.trainer)
     command = [sys.executable, "-m", "bouton.config.agent", str(count), str(exchange), *_arguments(settings, folder)]
     try:
-        code = _supervise(command, _environment(count))
+        code = _supervise(command, _environment(count, cfg.trainer))
         if code != 0:
             raise _failure(exchange, code)
         return float(json.loads((exchange / "result.json").read_text())["objective"])
@@ -162,7 +167,7 @@ def _arguments(settings: Any, folder: Path) -> list[str]:
     return [*words, "hydra.mode=RUN", f'hydra.run.dir="{quoted}"', "hydra.output_subdir=null"]
 
 
-def _environment(count: int) -> dict[str, str]:
+def _environment(count: int, trainer: Mapping[str, Any] | DictConfig) -> dict[str, str]:
     env = {
         key: value
         for key, value in os.environ.items()
@@ -172,6 +177,11 @@ def _environment(count: int) -> dict[str, str]:
     if env.pop(FULL_ERROR_ASKED, ""):
         env["HYDRA_FULL_ERROR"] = os.environ[FULL_ERROR_ASKED]
     env[PARENT] = str(os.getpid())
+    asked = trainer.get("devices")
+    on_gpu = _available(str(trainer.get("accelerator") or "auto"))[0] == "CUDA device"
+    if on_gpu and isinstance(asked, ListConfig | list | tuple):  # the workers take the first GPUs that they see
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(visible[i] if visible != [""] else str(i) for i in asked)
     # torchrun's default of one thread would leave cores idle where there are more cores than devices.
     env.setdefault("OMP_NUM_THREADS", str(max(1, _available("cpu")[1] // count)))
     return env

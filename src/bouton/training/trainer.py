@@ -115,7 +115,7 @@ def build_trainer(
         environment: Any = TorchElasticEnvironment()
     else:
         devices = config["devices"]
-        parallel = {"devices": list(devices) if isinstance(devices, list | tuple) else 1, "strategy": "auto"}
+        parallel = {"devices": list(devices) if gpu and isinstance(devices, list | tuple) else 1, "strategy": "auto"}
         environment = LightningEnvironment()  # a job inside SLURM or MPI is still one process
     return lightning.Trainer(
         accelerator="cuda" if gpu else "cpu",
