@@ -167,6 +167,12 @@ def test_flops_count_matmuls_and_attention():
     assert model.flops_per_token(16) == 2 * (matrices + head) + 2 * attention
 
 
+def test_flops_of_a_window_do_not_grow_with_the_square_of_the_length():
+    plain, windowed = make(), make(window=4)
+    # per block and head dimension 4 FLOPs for each of 16 / 2, or 4 - 4^2 / (2 * 16), keys
+    assert plain.flops_per_token(16) - windowed.flops_per_token(16) == 2 * 4 * 24 * (8 - 3.5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

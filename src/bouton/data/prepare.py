@@ -99,8 +99,9 @@ def _training_text(source: Source, limit: int, advance: Any) -> Iterator[str]:
     for split, (text, _) in source.pieces():
         if split == "train":
             yield text
-            seen += len(text)
-            advance(len(text))
+            num_bytes = len(text.encode("utf-8", errors="replace"))
+            seen += num_bytes
+            advance(num_bytes)
             if seen >= limit:
                 return
 

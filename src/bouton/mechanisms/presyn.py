@@ -20,6 +20,7 @@ from bouton.errors import ConfigError
 from bouton.mechanisms.base import Mechanism
 from bouton.mechanisms.parameters import Params, choice, flag, real
 from bouton.mechanisms.registry import register
+from bouton.models.attention import visible_keys
 from bouton.models.context import Context
 from bouton.models.sockets import State
 from bouton.ops.fatigue_attention import RELEASES, RULES, Kinetics, fatigue_attention, reference
@@ -114,12 +115,15 @@ CONSTRAINTS: dict[str, tuple[Transform, Inverse]] = {
 class FatigueCore(nn.Module):
     """Attention core with presynaptic fatigue. State: calcium and pool (B, H, T_key)."""
 
-    def __init__(self, params: PresynParams, layer: int, num_heads: int, head_dim: int) -> None:
+    def __init__(
+        self, params: PresynParams, layer: int, num_heads: int, head_dim: int, window: int | None = None
+    ) -> None:
         super().__init__()
         self.hp = params
         self.layer = layer
         self.num_heads = num_heads
         self.head_dim = head_dim
+        self.window = window
         self.constants = params.kinetics()
         # Vectors, one value per head: no weight decay acts on them. Without calcium its constants have no effect.
         silent = ("rho_c", "alpha_ca", "k_d", "s") if params.release == "age" else ()
@@ -215,8 +219,8 @@ class FatigueCore(nn.Module):
             ctx.report("presyn", name, value, self.layer)
 
     def flops_per_token(self, seq_len: int) -> float:
-        # as plain attention, and the kinetics of the half of the pairs that are visible
-        return self.num_heads * seq_len * (2.0 * self.head_dim + ELEMENTWISE_FLOPS / 2)
+        # as plain attention, and the kinetics of the visible pairs
+        return self.num_heads * visible_keys(seq_len, self.window) * (4.0 * self.head_dim + ELEMENTWISE_FLOPS)
 
     def extra_repr(self) -> str:
         return f"rule={self.hp.rule}, release={self.hp.release}, learnable={self.hp.learnable}"
@@ -257,4 +261,4 @@ class Presyn(Mechanism):
             if hp.strength == 0 and not hp.learnable:
                 socket.plug(self, socket.part)  # plain attention, bit for bit
             else:
-                socket.plug(self, FatigueCore(hp, socket.layer, socket.num_heads, socket.head_dim))
+                socket.plug(self, FatigueCore(hp, socket.layer, socket.num_heads, socket.head_dim, socket.window))

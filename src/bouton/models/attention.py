@@ -16,13 +16,20 @@ if TYPE_CHECKING:
     from bouton.models.transformer import TransformerConfig
 
 
+def visible_keys(seq_len: int, window: int | None) -> float:
+    """Keys that a query of a sequence sees on average: the causal half, or less with a window."""
+    width = seq_len if window is None else min(window, seq_len)
+    return width * (1 - width / (2 * seq_len))
+
+
 class DotProductCore(nn.Module):
     """softmax(q k^T / sqrt(D) + bias) v by torch's fused kernels (Vaswani et al. 2017). No state of its own."""
 
-    def __init__(self, num_heads: int, head_dim: int) -> None:
+    def __init__(self, num_heads: int, head_dim: int, window: int | None = None) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.head_dim = head_dim
+        self.window = window
 
     def forward(
         self,
@@ -46,8 +53,8 @@ class DotProductCore(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=gqa), {}
 
     def flops_per_token(self, seq_len: int) -> float:
-        # q k^T and p v, two FLOPs per multiply-add, half of the pairs are masked
-        return 2.0 * self.num_heads * self.head_dim * seq_len
+        # q k^T and p v, two FLOPs per multiply-add
+        return 4.0 * self.num_heads * self.head_dim * visible_keys(seq_len, self.window)
 
 
 class Attention(nn.Module):
@@ -69,10 +76,11 @@ class Attention(nn.Module):
         self.core = ExclusiveSocket(
             "attention_core",
             layer,
-            DotProductCore(heads, head_dim),
+            DotProductCore(heads, head_dim, self.window),
             num_heads=heads,
             num_kv_heads=kv_heads,
             head_dim=head_dim,
+            window=self.window,
             # The largest |q k / sqrt(D)| that can occur; None: unbounded.
             max_logit=head_dim**0.5 if self.qk_norm else None,
         )
