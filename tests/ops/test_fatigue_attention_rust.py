@@ -223,3 +223,19 @@ def test_compiles_into_one_graph() -> None:
     loss(eager).backward()
     torch.compile(loss, backend="aot_eager", fullgraph=True)(compiled).backward()
     torch.testing.assert_close(compiled.grad, eager.grad)
+
+
+def test_bfloat16_is_rounded_at_the_ends_alone() -> None:
+    g = torch.Generator().manual_seed(0)
+    kinetics = Kinetics(*(x.expand(2).clone() for x in TYPICAL))
+    halves = [torch.randn(1, 2, 37, 16, generator=g).bfloat16().requires_grad_() for _ in range(3)]
+    singles = [x.detach().float().requires_grad_() for x in halves]
+    out, state = fatigue_attention(*halves, kinetics, backend="rust")
+    exact, exact_state = fatigue_attention(*singles, kinetics, backend="rust")
+    assert out.dtype == torch.bfloat16 and torch.equal(out, exact.bfloat16())
+    assert state["pool"].dtype == torch.float32 and torch.equal(state["pool"], exact_state["pool"])
+    upstream = torch.randn(out.shape, generator=g).bfloat16()
+    out.backward(upstream)
+    exact.backward(upstream.float())
+    for half, single in zip(halves, singles, strict=True):
+        assert torch.equal(half.grad, single.grad.bfloat16())

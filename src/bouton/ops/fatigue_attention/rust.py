@@ -1,6 +1,6 @@
 """Presynaptic-fatigue attention on the CPU by the compiled kernels of the wheel ``bouton-kernels``.
 
-float32; one pass over tiles of queries by keys, forward and backward (``kernels_rs/src/fatigue``). The result does not
+float32 inside; one pass over tiles of queries by keys, forward and backward (``kernels_rs/src/fatigue``). The result does not
 depend on the number of threads. Both passes are opaque operators of ``torch.library``, as in :mod:`.torch`.
 """
 
@@ -38,7 +38,7 @@ def why_not() -> str | None:
 
 def refuses(q: Tensor, bias: Tensor | None) -> str | None:
     """Why the kernels cannot execute a call with these arguments; None if they can."""
-    if q.dtype != torch.float32:
+    if q.dtype == torch.float64:
         return f"computes in float32, not in {str(q.dtype).removeprefix('torch.')}"
     if bias is not None:
         return "takes no bias on the logits"
@@ -222,7 +222,9 @@ def forward(
     window: int | None = None,
     bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Same arguments and results as :func:`bouton.ops.fatigue_attention.reference.forward`, all float32 on the CPU.
+    """Same arguments and results as :func:`bouton.ops.fatigue_attention.reference.forward`, on the CPU.
+
+    Halves are computed in float32 and rounded once, at the end.
 
     The state of the last Tq keys must be fresh (calcium 0, a full pool): keys are not looked at before their birth.
 
@@ -233,8 +235,8 @@ def forward(
     if (reason := refuses(q, bias)) is not None:
         raise ValueError(f"the rust backend of fatigue_attention {reason}")
     stacked = torch.stack(tuple(kinetics))
-    tensors = (q, k, v, stacked, calcium, pool)
+    tensors = (q.float(), k.float(), v.float(), stacked, calcium, pool)
     save = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     execute = _forward if save or torch.compiler.is_compiling() else _forward._init_fn
     out, calcium, pool, *_ = execute(*tensors, segments_q, segments_k, window or 0, rule, release, save)
-    return out, calcium, pool
+    return out.to(q.dtype), calcium, pool
