@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -19,15 +19,13 @@ README = Path(__file__).parents[1] / "README.md"
 def example(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     (source,) = [block for block in blocks if "@register" in block]
-    path = tmp_path / "echo.py"
-    path.write_text(source)
+    (tmp_path / "readme_echo.py").write_text(source)
     registry.mechanisms()
     monkeypatch.setattr(registry, "_registry", dict(registry._registry))
-    spec = importlib.util.spec_from_file_location("readme_echo", path)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "readme_echo", module)
-    spec.loader.exec_module(module)
-    return "echo"
+    monkeypatch.syspath_prepend(tmp_path)  # processes that the contract starts find it there, too
+    importlib.import_module("readme_echo")
+    yield "echo"
+    del sys.modules["readme_echo"]
 
 
 def test_example_mechanism_satisfies_the_contract(example):

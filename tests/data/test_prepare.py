@@ -140,12 +140,12 @@ def test_resume_skips_what_is_journaled(corpus: Path, tmp_path: Path, monkeypatc
     assert 60 <= 1000 - counting.left < 80  # not all 120 again
 
 
-def test_partial_files_that_lost_bytes_are_not_trusted(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", ["train/tokens.bin", "journal.json"])
+def test_partial_files_that_lost_bytes_are_not_trusted(corpus: Path, tmp_path: Path, damaged: str) -> None:
     whole = Path(run(corpus, tmp_path / "a").stdout.strip())
     cache = tmp_path / "b"
     run(corpus, cache, "kill", 80)
-    tokens = next(cache.glob("*.partial")) / "train" / "tokens.bin"
-    os.truncate(tokens, 10)
+    os.truncate(next(cache.glob("*.partial")) / damaged, 10)
     assert contents(Path(run(corpus, cache).stdout.strip())) == contents(whole)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import traceback
 
@@ -13,6 +14,7 @@ from bouton.config import paths
 from bouton.config.composition import GROUPS
 from bouton.errors import BoutonError, suggest
 
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM}
 _NOT_A_PART = "Could not override '([^']+)'. No match in the defaults list"
 _AMBIGUOUS = r"Ambiguous value for argument '([^=']+)=([^']*)'"
 
@@ -37,6 +39,9 @@ def explain(error: BaseException) -> str | None:
         return one_line(str(error)) + cause
     if isinstance(error, OmegaConfBaseException):
         return one_line(str(error))
+    if isinstance(error, OSError) and error.errno in _DISK:
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{where}: what was written before is whole, and ckpt_path=last continues a run from it"
     if isinstance(error, ValueError) and _raised_in_hydra(error):
         if str(error).startswith("Config group override must be"):
             return "a group takes the name of an option, or a list of names; for nothing at all write none"

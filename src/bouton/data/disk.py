@@ -1,9 +1,8 @@
-"""Small tools for files that other processes read: whole or not at all, one writer at a time, clear errors."""
+"""Preparing data: one writer at a time, and clear errors of the disk."""
 
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,34 +31,6 @@ def disk_errors(folder: Path, what: str) -> Iterator[None]:
                 f"{what} cannot be written to {folder} ({error.strerror}): set data.cache_dir to a writable folder"
             ) from error
         raise
-
-
-def publish(path: Path, text: str) -> None:
-    """Write ``path`` so that a reader sees the old content, or the whole new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename inside ``folder`` survive a power cut, where the system can."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # not every system opens folders
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

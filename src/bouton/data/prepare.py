@@ -21,12 +21,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from bouton.data.disk import disk_errors, locked, publish, sync_folder
+from bouton.data.disk import disk_errors, locked
 from bouton.data.progress import progress
 from bouton.data.sources import Source
 from bouton.data.store import DOCUMENTS, FORMAT, META, TOKENS, VERSION, file_facts, token_dtype
 from bouton.data.tokenizers import Tokenizer, load_tokenizer, train_bpe
 from bouton.errors import DataError
+from bouton.files import sync_folder, write_text
 
 BATCH_CHARS = 1 << 20  # text that is tokenized at once
 JOURNAL_CHARS = 1 << 24  # text between two entries of the journal
@@ -138,15 +139,21 @@ class _Writer:
             self._state = State(entry["pieces"], {name: Counts(**counts) for name, counts in entry["splits"].items()})
         except FileNotFoundError:
             return
+        except (ValueError, KeyError, TypeError, AttributeError):  # a damaged journal vouches for nothing
+            self._restart()
+            return
         for name in self._state.splits:
             self._open(name)
         written = [file.seek(0, os.SEEK_END) for pair in self._files.values() for file in pair]
         expected = [size for name in self._files for size in self._sizes(name)]
         if written != expected:
-            self._files.clear()
-            shutil.rmtree(self._folder)
-            self._folder.mkdir()
-            self._state = State()
+            self._restart()
+
+    def _restart(self) -> None:
+        self._files.clear()
+        shutil.rmtree(self._folder)
+        self._folder.mkdir()
+        self._state = State()
 
     def _sizes(self, split: str) -> tuple[int, int]:
         counts = self._state.splits.get(split, Counts())
@@ -210,7 +217,7 @@ class _Writer:
     def _journal(self) -> None:
         """Say how far the files are valid, after they are on the disk."""
         self._sync()
-        publish(self._folder / _JOURNAL, json.dumps(asdict(self._state)))
+        write_text(self._folder / _JOURNAL, json.dumps(asdict(self._state)))
 
     def _finish(self) -> None:
         for split in ("train", "val"):
@@ -238,7 +245,7 @@ class _Writer:
                 },
                 "files": {name: file_facts(folder / name) for name in (TOKENS, DOCUMENTS)},
             }
-            publish(folder / META, json.dumps(meta, indent=2) + "\n")
+            write_text(folder / META, json.dumps(meta, indent=2) + "\n")
             sync_folder(folder)
         self._tokenizer.save(self._folder / "tokenizer")
         (self._folder / _JOURNAL).unlink(missing_ok=True)

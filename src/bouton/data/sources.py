@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from bouton.data.disk import publish
 from bouton.data.documents import Piece, find_files, pieces_of, read_pieces
 from bouton.data.hub import HubDataset
 from bouton.errors import DataError
+from bouton.files import write_text
 
 _SPLIT_WORDS = {"train": "train", "training": "train", "valid": "val", "validation": "val", "val": "val", "dev": "val",
                 "test": "test"}  # fmt: skip
@@ -146,7 +146,7 @@ class LocalSource:
         found = survey(self._read(group))
         try:
             memo.parent.mkdir(parents=True, exist_ok=True)
-            publish(memo, json.dumps(vars(found)))
+            write_text(memo, json.dumps(vars(found)))
         except OSError:
             pass  # only costs time at the next start; writing the tokens will say what is wrong with the disk
         return found

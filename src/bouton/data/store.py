@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bouton.data.disk import publish
 from bouton.errors import DataError
+from bouton.files import write_text
 
 FORMAT = "bouton-tokens"
 VERSION = 1
@@ -114,7 +114,7 @@ def _verify(folder: Path, files: dict[str, Any]) -> None:
         if file_facts(folder / name)["sha256"] != facts["sha256"]:
             raise _corrupt(folder, f"the checksum of {name} differs")
     with contextlib.suppress(OSError):  # a read-only cache is checked every time
-        publish(marker, json.dumps(state))
+        write_text(marker, json.dumps(state))
 
 
 def _corrupt(folder: Path, reason: str) -> DataError:

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bouton.data.disk import disk_errors, publish
+from bouton.data.disk import disk_errors
 from bouton.errors import ConfigError, DataError, suggest
+from bouton.files import write_text
 
 END_OF_TEXT = "<|endoftext|>"
 KINDS = ("bytes", "bpe", "gpt2")
@@ -85,7 +86,7 @@ class Tokenizer(ABC):
             self._save_model(folder)
             meta = {"kind": self.kind, "vocab_size": self.vocab_size, "eot_id": self.eot_id,
                     "fingerprint": self.fingerprint}  # fmt: skip
-            publish(folder / _META, json.dumps(meta, indent=2) + "\n")
+            write_text(folder / _META, json.dumps(meta, indent=2) + "\n")
 
     def _save_model(self, folder: Path) -> None:  # noqa: B027 (only BPE has more to write)
         """Write what the kind and the vocabulary size do not tell."""
@@ -176,7 +177,7 @@ class BPETokenizer(Tokenizer):
         return [np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def _save_model(self, folder: Path) -> None:
-        publish(folder / _JSON, self._model.to_str())
+        write_text(folder / _JSON, self._model.to_str())
 
 
 def _clean(text: str) -> str:

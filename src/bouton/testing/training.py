@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from bouton.config.paths import conf_dir
+from bouton.mechanisms import registry
+from bouton.mechanisms.base import Mechanism
 from bouton.models.build import build
 from bouton.testing.arms import Arm, sample_starts, sample_tokens
 from bouton.testing.clauses import clause, loss_of
@@ -50,7 +52,9 @@ def two_ranks_equal_one(arms: list[Arm]) -> None:
         AssertionError: weights or buffers differ by more than rounding.
     """
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_train_rank, args=(2, folder, arms), nprocs=2)
+        # A mechanism that another module registered: unpickling its class in the new process imports that module.
+        classes = [registry.get(name) for name in sorted({name for arm in arms for name in arm.names})]
+        spawn(_train_rank, args=(2, folder, arms, classes), nprocs=2)
         ranks = [torch.load(Path(folder) / f"rank{rank}.pt") for rank in range(2)]
     for index, arm in enumerate(arms):
         alone = _train(arm, rank=0, world=1)
@@ -63,7 +67,7 @@ def two_ranks_equal_one(arms: list[Arm]) -> None:
                     )
 
 
-def _train_rank(rank: int, world: int, folder: str, arms: list[Arm]) -> None:
+def _train_rank(rank: int, world: int, folder: str, arms: list[Arm], classes: list[type[Mechanism]]) -> None:
     torch.set_num_threads(1)
     store = f"file://{Path(folder) / 'rendezvous'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)

@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import OmegaConf
 
 from bouton.errors import CheckpointError
-from bouton.training.atomic import write_atomically
+from bouton.files import write_atomically
 
 KEY = "bouton"
 FORMAT = 1

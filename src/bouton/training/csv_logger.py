@@ -16,7 +16,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from bouton.training.atomic import write_text
+from bouton.files import write_text
 
 Row = dict[str, str]
 

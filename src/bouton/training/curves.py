@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bouton.training.atomic import write_atomically
+from bouton.files import write_atomically
 
 Series = dict[str, tuple[list[int], list[float]]]
 _MAX_PANELS = 7

@@ -16,7 +16,7 @@ from torch import nn
 
 from bouton.config import elastic
 from bouton.errors import BoutonError, CheckpointError, ConfigError
-from bouton.training.atomic import remove_partials, write_json, write_text
+from bouton.files import remove_partials, write_json, write_text
 from bouton.training.callbacks import build_callbacks
 from bouton.training.checkpoints import KEY, LAST, check_compatible, find_run, read_checkpoint
 from bouton.training.costs import EnergyMeter, reset_peak_memory

@@ -1,7 +1,7 @@
 """Presynaptic-fatigue attention on the CPU by the compiled kernels of the wheel ``bouton-kernels``.
 
-float32 inside; one pass over tiles of queries by keys, forward and backward (``kernels_rs/src/fatigue``). The result does not
-depend on the number of threads. Both passes are opaque operators of ``torch.library``, as in :mod:`.torch`.
+float32 inside; one pass over tiles of queries by keys, forward and backward (``kernels_rs/src/fatigue``). The result
+does not depend on the number of threads. Both passes are opaque operators of ``torch.library``, as in :mod:`.torch`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from bouton.errors import TrainingError
-from bouton.training.atomic import write_atomically
+from bouton.files import write_atomically
 from bouton.training.module import StepRecord, TrainingModule
 
 

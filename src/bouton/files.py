@@ -28,7 +28,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,8 +61,8 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; file systems that cannot open a folder need no help from us."""
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` durable; file systems that cannot open a folder need no help from us."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
