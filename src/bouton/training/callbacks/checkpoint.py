@@ -58,6 +58,7 @@ class Checkpointing(Callback):
         self._saved_step = -1
         self._seen_validation = -1
         self._best_is_due = False
+        self._last_is_due = False
 
     # -- resume -------------------------------------------------------------------------------------------------
 
@@ -89,7 +90,8 @@ class Checkpointing(Callback):
         steps = loop.automatic_optimization.optim_progress.optimizer.step.total
         steps.ready = steps.completed = meta["step"]
         loop._batches_that_stepped = meta["step"]
-        self._saved_step = meta["step"]
+        # The tables were cut back to this checkpoint; a later ``last.ckpt`` of the folder must not outlive them.
+        self._last_is_due = True
         self._seen_validation = pl_module.validated_at
         states = meta["random_states"]
         self._random_state = states[trainer.global_rank] if trainer.global_rank < len(states) else None
@@ -134,7 +136,8 @@ class Checkpointing(Callback):
     def save_if_due(self, trainer: lightning.Trainer, *, final: bool = False) -> None:
         """Write what is due at this boundary between two optimizer steps."""
         step = trainer.global_step
-        due = final or (self.save_every is not None and step > 0 and step % self.save_every == 0)
+        due = final or self._last_is_due or (self.save_every is not None and step > 0 and step % self.save_every == 0)
+        self._last_is_due = False
         best, self._best_is_due = self._best_is_due, False
         begin = time.perf_counter()
         if best or (due and step != self._saved_step):
