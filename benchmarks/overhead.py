@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -28,6 +27,7 @@ import bouton
 from bouton.data import build_datamodule
 from bouton.mechanisms import Mechanism
 from bouton.models import Body, build
+from bouton.training.environment import environment
 from bouton.training.run import run
 
 
@@ -107,6 +107,7 @@ def measure(steps: int, overrides: list[str]) -> dict[str, Any]:
     pairs = list(zip(watch.platform, watch.alone[1:], strict=False))[warmup:]
     ratios = sorted(a / b for a, b in pairs)
     quartiles = statistics.quantiles(ratios, n=4)
+    machine = environment(seed=0, world_size=1)["machine"]
     return {
         "pairs": len(pairs),
         "platform_s": statistics.median(a for a, _ in pairs),
@@ -114,12 +115,8 @@ def measure(steps: int, overrides: list[str]) -> dict[str, Any]:
         "ratio_median": statistics.median(ratios),
         "ratio_quartiles": [quartiles[0], quartiles[2]],
         "overrides": overrides,
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        "machine": {name: machine[name] for name in ("cpu", "cores", "threads", "memory_bytes")},
+        "torch": torch.__version__,
     }
 
 
