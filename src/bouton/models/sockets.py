@@ -37,8 +37,6 @@ KINDS: dict[str, str] = {
 class Socket(nn.Module):
     """Base of both kinds. ``layer`` is the index of its block (-1: the whole body)."""
 
-    exclusive: bool
-
     def __init__(self, kind: str, layer: int, **shape: Any) -> None:
         """``shape``: the numbers a part needs to be built, e.g. ``width`` or ``in_features`` (read as attributes)."""
         super().__init__()
@@ -58,8 +56,6 @@ class Socket(nn.Module):
 
 class ExclusiveSocket(Socket):
     """Holds exactly one part."""
-
-    exclusive = True
 
     def __init__(self, kind: str, layer: int, plain: nn.Module, **shape: Any) -> None:
         super().__init__(kind, layer, **shape)
@@ -86,8 +82,6 @@ class ExclusiveSocket(Socket):
 
 class ListSocket(Socket):
     """Holds any number of parts, by the name of their mechanism, applied in alphabetical order."""
-
-    exclusive = False
 
     def __init__(self, kind: str, layer: int, **shape: Any) -> None:
         super().__init__(kind, layer, **shape)
