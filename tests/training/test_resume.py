@@ -125,7 +125,12 @@ def test_last_in_a_fresh_folder_continues_the_newest_equal_run(tmp_path: Path, c
     assert not (tmp_path / "runs" / "fresh").exists()
     assert weights(first)["bouton"]["step"] == 12
     assert_same(weights(whole)["state_dict"], weights(first)["state_dict"])
-    with pytest.raises(CheckpointError, match="no run with this configuration"):
+    with pytest.raises(CheckpointError, match="no unfinished run with this configuration"):
+        standins.train(fresh)  # all of them are finished now, and stay as they are
+    (first / "checkpoints" / "last.ckpt").unlink()
+    with pytest.raises(CheckpointError, match=r"first has no checkpoints/last\.ckpt"):
+        standins.train(standins.config(first, ckpt_path="last"))
+    with pytest.raises(CheckpointError, match="no unfinished run with this configuration"):
         standins.train(standins.config(tmp_path / "runs" / "none", ckpt_path="last", seed=7))
 
 

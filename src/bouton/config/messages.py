@@ -39,9 +39,12 @@ def explain(error: BaseException) -> str | None:
         return one_line(str(error)) + cause
     if isinstance(error, OmegaConfBaseException):
         return one_line(str(error))
-    if isinstance(error, OSError) and error.errno in _DISK:
+    if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
-        return f"{error.strerror}{where}: what was written before is whole, and ckpt_path=last continues a run from it"
+        if _made_by_hydra(error):
+            return f"run_dir cannot be made{where}: {error.strerror}; choose another folder"
+        if error.errno in _DISK:
+            return f"{error.strerror}{where}: what was written before is whole, ckpt_path=last continues a run from it"
     if isinstance(error, ValueError) and _raised_in_hydra(error):
         if str(error).startswith("Config group override must be"):
             return "a group takes the name of an option, or a list of names; for nothing at all write none"
@@ -52,6 +55,13 @@ def explain(error: BaseException) -> str | None:
 def one_line(text: str) -> str:
     """``text`` without line breaks and runs of blanks."""
     return " ".join(text.split())
+
+
+def _made_by_hydra(error: OSError) -> bool:
+    """Whether it was Hydra that could not make the run folder or write into it."""
+    modules = [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [name for name in modules if name.startswith(("hydra.", "bouton."))]
+    return bool(own) and own[-1].startswith("hydra.")
 
 
 def _raised_in_hydra(error: BaseException) -> bool:

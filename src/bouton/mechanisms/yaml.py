@@ -41,6 +41,9 @@ def main(argv: list[str]) -> int:
     folder = Path(__file__).resolve().parents[3] / "conf" / "mechanism"
     folder.mkdir(parents=True, exist_ok=True)
     for name in argv or registry.mechanisms():
+        if not registry.get(name).__module__.startswith("bouton."):
+            print(render(registry.get(name)), end="")  # of another package, which needs no file: it may keep one
+            continue
         path = folder / f"{name}.yaml"
         path.write_text(render(registry.get(name)))
         print(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zipfile
 from collections.abc import Mapping
@@ -107,7 +108,7 @@ def same_run(saved: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
 
 
 def find_run(root: Path, config: Mapping[str, Any]) -> Path | None:
-    """The newest run folder under ``root`` with this configuration and a last checkpoint."""
+    """The newest run folder under ``root`` with this configuration and a last checkpoint, that is not finished."""
     candidates = sorted(root.glob(f"*/{LAST}"), key=lambda p: p.stat().st_mtime, reverse=True)
     for last in candidates:
         folder = last.parent.parent
@@ -115,9 +116,17 @@ def find_run(root: Path, config: Mapping[str, Any]) -> Path | None:
             saved = _parse((folder / "config.yaml").read_text())
         except Exception:  # whatever is wrong with that folder, it is not the run that is looked for
             continue
-        if same_run(saved, config):
+        if same_run(saved, config) and not _finished(folder, int(config["trainer"]["max_steps"])):
             return folder
     return None
+
+
+def _finished(folder: Path, max_steps: int) -> bool:
+    """Whether the run in ``folder`` has made its ``max_steps``: there is nothing to continue."""
+    try:
+        return int(json.loads((folder / "summary.json").read_text())["step"]) >= max_steps
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -170,6 +170,8 @@ class _Run:
                 )
             return folder, read_checkpoint(Path(path))
         if not (folder / LAST).exists():
+            if (folder / "config.yaml").exists():
+                raise CheckpointError(f"ckpt_path = last: the run in {folder} has no checkpoints/last.ckpt")
             roots = [folder.parent]
             if (folder.parent / "multirun.yaml").exists():  # a job of a sweep: look into the earlier sweeps as well
                 roots += [p for p in folder.parent.parent.glob("*") if (p / "multirun.yaml").exists()]
@@ -177,10 +179,9 @@ class _Run:
             found = next((run for root in roots if (run := find_run(root, self.config)) is not None), None)
             if found is None:
                 raise CheckpointError(
-                    f"ckpt_path = last: no run with this configuration and a checkpoint in {folder.parent}"
+                    f"ckpt_path = last: no unfinished run with this configuration and a checkpoint in {folder.parent}"
                 )
             if self.rank == 0:
-                log.warning("ckpt_path=last: continuing the run in %s", found)
                 print(f"continuing the run in {found}")
             folder = found
         return folder, read_checkpoint(folder / LAST)

@@ -20,7 +20,7 @@ from bouton.training.random_state import get_random_state, set_random_state
 
 
 class Checkpointing(Callback):
-    """Saves ``last.ckpt`` every ``save_every`` optimizer steps and at the end, ``best.ckpt`` at a new best val loss.
+    """Saves ``last.ckpt`` at the start, every ``save_every`` optimizer steps and at the end, ``best.ckpt`` at the best.
 
     All saves happen at one point: the step and its validation are over, nothing of the next step has happened. What a
     resumed run sees there is therefore exactly what the uninterrupted run saw, generators included.
@@ -58,7 +58,7 @@ class Checkpointing(Callback):
         self._saved_step = -1
         self._seen_validation = -1
         self._best_is_due = False
-        self._last_is_due = False
+        self._last_is_due = True  # also before the first step: a run killed early can go on as well
 
     # -- resume -------------------------------------------------------------------------------------------------
 
@@ -90,8 +90,7 @@ class Checkpointing(Callback):
         steps = loop.automatic_optimization.optim_progress.optimizer.step.total
         steps.ready = steps.completed = meta["step"]
         loop._batches_that_stepped = meta["step"]
-        # The tables were cut back to this checkpoint; a later ``last.ckpt`` of the folder must not outlive them.
-        self._last_is_due = True
+        # ``last.ckpt`` is written at once: the tables were cut back, and a later one must not outlive them.
         self._seen_validation = pl_module.validated_at
         states = meta["random_states"]
         self._random_state = states[trainer.global_rank] if trainer.global_rank < len(states) else None
