@@ -3,6 +3,7 @@
 pub mod fatigue;
 pub mod gemm;
 pub mod isa;
+pub mod lanes;
 pub mod math;
 #[cfg(feature = "extension-module")]
 mod python;

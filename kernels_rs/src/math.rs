@@ -2,6 +2,7 @@
 //! over keys vectorises. Relative errors are below 4e-7 on the ranges stated; the unit tests measure them.
 
 use crate::isa::Isa;
+use crate::lanes::{fma, Real};
 
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// ln 2 in two parts; the first has so few bits that `n * LN2_HIGH` is exact.
@@ -39,94 +40,118 @@ const LOG_MANTISSA: [f32; 9] = [
 ];
 
 #[inline(always)]
-pub fn min(a: f32, b: f32) -> f32 {
-    if a < b {
-        a
-    } else {
-        b
-    }
+pub fn min<R: Real>(a: R, b: R) -> R {
+    a.zip(b, |a, b| if a < b { a } else { b })
 }
 
 #[inline(always)]
-pub fn max(a: f32, b: f32) -> f32 {
-    if a > b {
-        a
-    } else {
-        b
-    }
+pub fn max<R: Real>(a: R, b: R) -> R {
+    a.zip(b, |a, b| if a > b { a } else { b })
 }
 
 #[inline(always)]
-fn horner<I: Isa, const N: usize>(coefficients: &[f32; N], x: f32) -> f32 {
-    let mut sum = coefficients[N - 1];
-    let mut i = N - 1;
+fn horner<I: Isa, R: Real>(coefficients: &[f32], x: R) -> R {
+    let mut i = coefficients.len() - 1;
+    let mut sum = R::splat(coefficients[i]);
     while i > 0 {
         i -= 1;
-        sum = I::fma(sum, x, coefficients[i]);
+        sum = fma::<I, R>(sum, x, R::splat(coefficients[i]));
     }
     sum
 }
 
-/// `(exp(x), exp(-x))` for the price of little more than one; |x| is cut at 87.
+/// Parts of exp(x): even and odd powers of the reduced argument, and x's integer part in the low bits of a number.
 #[inline(always)]
-pub fn exp_pair<I: Isa>(x: f32) -> (f32, f32) {
-    let x = max(min(x, EXP_LIMIT), -EXP_LIMIT);
-    let shifted = I::fma(x, LOG2_E, ROUND);
-    let n = shifted - ROUND;
-    let r = I::fma(n, -LN2_LOW, I::fma(n, -LN2_HIGH, x));
+fn exp_parts<I: Isa, R: Real>(x: R) -> (R, R, R) {
+    let shifted = fma::<I, R>(x, R::splat(LOG2_E), R::splat(ROUND));
+    let n = shifted - R::splat(ROUND);
+    let r = fma::<I, R>(n, R::splat(-LN2_LOW), fma::<I, R>(n, R::splat(-LN2_HIGH), x));
     let r2 = r * r;
-    let even = I::fma(I::fma(I::fma(r2, 1.0 / 720.0, 1.0 / 24.0), r2, 0.5), r2, 1.0);
-    let odd = I::fma(I::fma(I::fma(r2, 1.0 / 5040.0, 1.0 / 120.0), r2, 1.0 / 6.0), r2, 1.0) * r;
-    let exponent = shifted.to_bits() << 23;
-    let up = f32::from_bits(ONE_BITS.wrapping_add(exponent));
-    let down = f32::from_bits(ONE_BITS.wrapping_sub(exponent));
+    let even = horner::<I, R>(&[1.0, 0.5, 1.0 / 24.0, 1.0 / 720.0], r2);
+    let odd = horner::<I, R>(&[1.0, 1.0 / 6.0, 1.0 / 120.0, 1.0 / 5040.0], r2) * r;
+    (even, odd, shifted)
+}
+
+/// `(exp(x), exp(-x))` for the price of little more than one, for |x| <= 87 (beyond it nothing is promised).
+#[inline(always)]
+pub fn exp_pair_within<I: Isa, R: Real>(x: R) -> (R, R) {
+    let (even, odd, shifted) = exp_parts::<I, R>(x);
+    let up = shifted.map(|s| f32::from_bits(ONE_BITS.wrapping_add(s.to_bits() << 23)));
+    let down = shifted.map(|s| f32::from_bits(ONE_BITS.wrapping_sub(s.to_bits() << 23)));
     ((even + odd) * up, (even - odd) * down)
+}
+
+/// `(exp(x), exp(-x))`; |x| is cut at 87.
+#[inline(always)]
+pub fn exp_pair<I: Isa, R: Real>(x: R) -> (R, R) {
+    exp_pair_within::<I, R>(max(min(x, R::splat(EXP_LIMIT)), R::splat(-EXP_LIMIT)))
 }
 
 /// log1p(exp(x)) from x and min(exp(x), exp(-x)).
 #[inline(always)]
-pub fn softplus<I: Isa>(x: f32, smaller: f32) -> f32 {
-    I::fma(smaller, horner::<I, 9>(&LOG1P, smaller), max(x, 0.0))
+pub fn softplus<I: Isa, R: Real>(x: R, smaller: R) -> R {
+    fma::<I, R>(smaller, horner::<I, R>(&LOG1P, smaller), max(x, R::splat(0.0)))
 }
 
 /// Natural logarithm of a positive normal number; smaller arguments count as 1e-37.
 #[inline(always)]
-pub fn log<I: Isa>(x: f32) -> f32 {
+pub fn log<I: Isa, R: Real>(x: R) -> R {
     const SQRT_HALF_BITS: u32 = 0x3f35_04f3;
-    let bits = max(x, 1e-37).to_bits();
-    let offset = bits.wrapping_sub(SQRT_HALF_BITS);
-    let exponent = (offset as i32 >> 23) as f32;
-    let mantissa = f32::from_bits((offset & 0x007f_ffff).wrapping_add(SQRT_HALF_BITS));
-    let m = mantissa - 1.0;
-    let small = I::fma(m, horner::<I, 9>(&LOG_MANTISSA, m), exponent * LN2_LOW);
-    I::fma(exponent, LN2_HIGH, small)
+    let x = max(x, R::splat(1e-37));
+    let exponent = x.map(|x| (x.to_bits().wrapping_sub(SQRT_HALF_BITS) as i32 >> 23) as f32);
+    let mantissa = x.map(|x| {
+        let offset = x.to_bits().wrapping_sub(SQRT_HALF_BITS);
+        f32::from_bits((offset & 0x007f_ffff).wrapping_add(SQRT_HALF_BITS))
+    });
+    let m = mantissa - R::splat(1.0);
+    let small = fma::<I, R>(m, horner::<I, R>(&LOG_MANTISSA, m), exponent * R::splat(LN2_LOW));
+    fma::<I, R>(exponent, R::splat(LN2_HIGH), small)
 }
 
 #[inline(always)]
-pub fn sigmoid<I: Isa>(x: f32) -> f32 {
-    let (_, negative) = exp_pair::<I>(x);
-    1.0 / (1.0 + negative)
+pub fn reciprocal<R: Real>(x: R) -> R {
+    x.map(|x| 1.0 / x)
 }
 
-/// The gate sigmoid(s S + b) for S in [0, 1] as a polynomial in S - 1/2.
+#[inline(always)]
+pub fn sigmoid<I: Isa, R: Real>(x: R) -> R {
+    let (_, negative) = exp_pair::<I, R>(x);
+    reciprocal(R::splat(1.0) + negative)
+}
+
+/// Most coefficients of the gate sigmoid(s S + b), S in [0, 1], as a polynomial in S - 1/2.
 pub const GATE_TERMS: usize = 14;
+/// Coefficients that do for gains up to about 3.
+pub const FEW_GATE_TERMS: usize = 11;
 
 /// Relative error up to which the polynomial stands for the logistic function.
 const GATE_TOLERANCE: f64 = 3e-7;
 
-/// Coefficients of the gate by interpolation at Chebyshev nodes, or `None` where the slope is too steep for them.
-pub fn fit_gate(slope: f64, bias: f64) -> Option<[f32; GATE_TERMS]> {
+/// A polynomial of the gate: its coefficients (zero beyond `terms`), and how many there are.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate {
+    pub coefficients: [f32; GATE_TERMS],
+    pub terms: usize,
+}
+
+/// The shortest polynomial that stands for the gate, or `None` where the slope is too steep for them.
+pub fn fit_gate(slope: f64, bias: f64) -> Option<Gate> {
+    [FEW_GATE_TERMS, GATE_TERMS].into_iter().find_map(|terms| fit_gate_with(terms, slope, bias))
+}
+
+/// Interpolation at Chebyshev nodes.
+fn fit_gate_with(terms: usize, slope: f64, bias: f64) -> Option<Gate> {
     let exact = |y: f64| 1.0 / (1.0 + (-(slope * (y + 0.5) + bias)).exp());
-    let node = |i: usize| 0.5 * (std::f64::consts::PI * (i as f64 + 0.5) / GATE_TERMS as f64).cos();
-    let mut divided: [f64; GATE_TERMS] = std::array::from_fn(|i| exact(node(i)));
-    for order in 1..GATE_TERMS {
-        for i in (order..GATE_TERMS).rev() {
+    let node = |i: usize| 0.5 * (std::f64::consts::PI * (i as f64 + 0.5) / terms as f64).cos();
+    let mut divided: Vec<f64> = (0..terms).map(|i| exact(node(i))).collect();
+    for order in 1..terms {
+        for i in (order..terms).rev() {
             divided[i] = (divided[i] - divided[i - 1]) / (node(i) - node(i - order));
         }
     }
     // Newton's form to powers of y, from the innermost factor outwards.
     let mut power = [0f64; GATE_TERMS];
-    for i in (0..GATE_TERMS).rev() {
+    for i in (0..terms).rev() {
         for j in (1..GATE_TERMS).rev() {
             power[j] = power[j - 1] - node(i) * power[j];
         }
@@ -138,12 +163,13 @@ pub fn fit_gate(slope: f64, bias: f64) -> Option<[f32; GATE_TERMS]> {
         let y = f64::from(i) / 64.0 - 0.5;
         (value(y) / exact(y) - 1.0).abs() <= GATE_TOLERANCE
     });
-    fits.then_some(coefficients)
+    fits.then_some(Gate { coefficients, terms })
 }
 
+/// The first `TERMS` coefficients at S = `hill`.
 #[inline(always)]
-pub fn gate<I: Isa>(coefficients: &[f32; GATE_TERMS], hill: f32) -> f32 {
-    horner::<I, GATE_TERMS>(coefficients, hill - 0.5)
+pub fn gate<I: Isa, R: Real, const TERMS: usize>(coefficients: &[f32; GATE_TERMS], hill: R) -> R {
+    horner::<I, R>(&coefficients[..TERMS], hill - R::splat(0.5))
 }
 
 #[cfg(test)]
@@ -157,20 +183,22 @@ mod tests {
 
     fn check<I: Isa>() {
         let error = |approximate: f32, exact: f64| (f64::from(approximate) / exact - 1.0).abs();
-        assert!(worst(-86_000..86_000, 1e-3, |x| error(exp_pair::<I>(x).0, f64::from(x).exp())) < 3e-7);
-        assert!(worst(-86_000..86_000, 1e-3, |x| error(exp_pair::<I>(x).1, (-f64::from(x)).exp())) < 3e-7);
+        assert!(worst(-86_000..86_000, 1e-3, |x| error(exp_pair::<I, f32>(x).0, f64::from(x).exp())) < 3e-7);
+        assert!(worst(-86_000..86_000, 1e-3, |x| error(exp_pair::<I, f32>(x).1, (-f64::from(x)).exp())) < 3e-7);
         let softplus_of = |x: f32| {
-            let (up, down) = exp_pair::<I>(x);
-            softplus::<I>(x, min(up, down))
+            let (up, down) = exp_pair::<I, f32>(x);
+            softplus::<I, f32>(x, min(up, down))
         };
         assert!(worst(-30_000..30_000, 1e-3, |x| error(softplus_of(x), f64::from(x).exp().ln_1p())) < 6e-7);
         assert!(
             worst(1..500_000, 1e-4, |x| {
                 // Near 1 the logarithm vanishes: the error is then measured against the distance from 1.
-                (f64::from(log::<I>(x)) - f64::from(x).ln()).abs() / f64::from(x).ln().abs().max(1e-6)
+                (f64::from(log::<I, f32>(x)) - f64::from(x).ln()).abs() / f64::from(x).ln().abs().max(1e-6)
             }) < 4e-7
         );
-        assert!(worst(-30_000..30_000, 1e-3, |x| error(sigmoid::<I>(x), 1.0 / (1.0 + (-f64::from(x)).exp()))) < 5e-7);
+        assert!(
+            worst(-30_000..30_000, 1e-3, |x| error(sigmoid::<I, f32>(x), 1.0 / (1.0 + (-f64::from(x)).exp()))) < 5e-7
+        );
     }
 
     #[test]
@@ -181,8 +209,8 @@ mod tests {
 
     #[test]
     fn logarithm_of_extremes_is_finite() {
-        assert!((f64::from(log::<Portable>(0.0)) - 1e-37f64.ln()).abs() < 1e-4);
-        assert!((log::<Portable>(3e38) - 3e38f32.ln()).abs() < 1e-4);
+        assert!((f64::from(log::<Portable, f32>(0.0)) - 1e-37f64.ln()).abs() < 1e-4);
+        assert!((log::<Portable, f32>(3e38) - 3e38f32.ln()).abs() < 1e-4);
     }
 
     #[test]
@@ -192,7 +220,10 @@ mod tests {
             for i in 0..=1000 {
                 let hill = i as f32 / 1000.0;
                 let exact = 1.0 / (1.0 + (-(slope * f64::from(hill) + bias)).exp());
-                assert!((f64::from(gate::<Wide>(&c, hill)) / exact - 1.0).abs() < 6e-7, "{slope} {bias} {hill}");
+                assert!(
+                    (f64::from(gate::<Wide, f32, GATE_TERMS>(&c.coefficients, hill)) / exact - 1.0).abs() < 6e-7,
+                    "{slope} {bias} {hill}"
+                );
             }
         }
         assert!(fit_gate(12.0, -6.0).is_none());

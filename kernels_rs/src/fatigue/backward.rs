@@ -4,10 +4,11 @@ use crate::fatigue::forward::{decays, pad_state};
 use crate::fatigue::mask::Kind;
 use crate::fatigue::problem::{HeadInputs, Kinetics, Rule};
 use crate::fatigue::scores::{load_block, pad_rows, Products};
-use crate::fatigue::synapse::{replay, retreat, Query, Record, Sums};
+use crate::fatigue::synapse::{replay, retreat, Query, Record, Sums, EXACT};
 use crate::fatigue::{new_tile, Row, KEYS, QUERIES};
 use crate::gemm::{dot, Matrices};
 use crate::isa::{Isa, Job};
+use crate::math::{FEW_GATE_TERMS, GATE_TERMS};
 
 /// Backward pass of one head as a job for an instruction set.
 pub struct Backward<'a> {
@@ -35,19 +36,21 @@ impl Job for Backward<'_> {
     #[inline(always)]
     fn run<I: Isa>(self) {
         let x = &self.inputs;
-        match (x.rule, x.kinetics.fast, self.learn) {
-            (Rule::Min, true, false) => run::<I, true, true, false>(self),
-            (Rule::Min, true, true) => run::<I, true, true, true>(self),
-            (Rule::Min, false, _) => run::<I, true, false, true>(self),
-            (Rule::Mul, true, false) => run::<I, false, true, false>(self),
-            (Rule::Mul, true, true) => run::<I, false, true, true>(self),
-            (Rule::Mul, false, _) => run::<I, false, false, true>(self),
+        match (x.rule, x.kinetics.terms, self.learn) {
+            (Rule::Min, FEW_GATE_TERMS, false) => run::<I, true, FEW_GATE_TERMS, false>(self),
+            (Rule::Min, GATE_TERMS, false) => run::<I, true, GATE_TERMS, false>(self),
+            (Rule::Min, FEW_GATE_TERMS | GATE_TERMS, true) => run::<I, true, GATE_TERMS, true>(self),
+            (Rule::Min, _, _) => run::<I, true, EXACT, true>(self),
+            (Rule::Mul, FEW_GATE_TERMS, false) => run::<I, false, FEW_GATE_TERMS, false>(self),
+            (Rule::Mul, GATE_TERMS, false) => run::<I, false, GATE_TERMS, false>(self),
+            (Rule::Mul, FEW_GATE_TERMS | GATE_TERMS, true) => run::<I, false, GATE_TERMS, true>(self),
+            (Rule::Mul, _, _) => run::<I, false, EXACT, true>(self),
         }
     }
 }
 
 #[inline(always)]
-fn run<I: Isa, const MIN: bool, const FAST: bool, const LEARN: bool>(job: Backward<'_>) {
+fn run<I: Isa, const MIN: bool, const TERMS: usize, const LEARN: bool>(job: Backward<'_>) {
     let HeadInputs { shape, q, k, v, ref kinetics, ref visibility, .. } = job.inputs;
     let (dim, tk, padded) = (shape.dim, shape.tk, shape.padded_dim());
     let key_blocks = tk.div_ceil(KEYS);
@@ -101,26 +104,11 @@ fn run<I: Isa, const MIN: bool, const FAST: bool, const LEARN: bool>(job: Backwa
             let before = calcium;
             scores.tile::<I>(&queries, padded, rows, key, &mut logits);
             for r in 0..rows {
+                let (row, seen) = (&logits[r], &mask[r]);
                 if kind == Kind::Full {
-                    replay::<I, MIN, FAST, false>(
-                        r,
-                        &logits[r],
-                        &mask[r],
-                        &mut calcium,
-                        &mut pool,
-                        kinetics,
-                        &mut record,
-                    );
+                    replay::<I, MIN, TERMS, false, LEARN>(r, row, seen, &mut calcium, &mut pool, kinetics, &mut record);
                 } else {
-                    replay::<I, MIN, FAST, true>(
-                        r,
-                        &logits[r],
-                        &mask[r],
-                        &mut calcium,
-                        &mut pool,
-                        kinetics,
-                        &mut record,
-                    );
+                    replay::<I, MIN, TERMS, true, LEARN>(r, row, seen, &mut calcium, &mut pool, kinetics, &mut record);
                 }
             }
             slopes.tile::<I>(&outs_bar, padded, rows, key, &mut logits);
@@ -129,7 +117,7 @@ fn run<I: Isa, const MIN: bool, const FAST: bool, const LEARN: bool>(job: Backwa
                 let before = if r == 0 { before } else { record.calcium[r - 1] };
                 let terms = row_terms[r];
                 if kind == Kind::Full {
-                    retreat::<I, MIN, FAST, false, LEARN>(
+                    retreat::<I, MIN, TERMS, false, LEARN>(
                         r,
                         terms,
                         &record,
@@ -143,7 +131,7 @@ fn run<I: Isa, const MIN: bool, const FAST: bool, const LEARN: bool>(job: Backwa
                         kinetics,
                     );
                 } else {
-                    retreat::<I, MIN, FAST, true, LEARN>(
+                    retreat::<I, MIN, TERMS, true, LEARN>(
                         r,
                         terms,
                         &record,

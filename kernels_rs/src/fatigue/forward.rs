@@ -3,10 +3,11 @@
 use crate::fatigue::mask::Kind;
 use crate::fatigue::problem::{HeadInputs, Kinetics, Rule};
 use crate::fatigue::scores::{beyond_limit, load_block, may_exceed_limit, pad_rows, Products};
-use crate::fatigue::synapse::advance;
+use crate::fatigue::synapse::{advance, EXACT};
 use crate::fatigue::{new_tile, Row, FEW_QUERIES, KEYS, QUERIES};
 use crate::gemm::{add_scaled, fold_lanes, Matrices};
 use crate::isa::{Isa, Job};
+use crate::math::{FEW_GATE_TERMS, GATE_TERMS};
 
 /// Forward pass of one head as a job for an instruction set.
 pub struct Forward<'a> {
@@ -28,17 +29,19 @@ impl Job for Forward<'_> {
     #[inline(always)]
     fn run<I: Isa>(self) {
         let x = &self.inputs;
-        match (x.rule, x.kinetics.fast) {
-            (Rule::Min, true) => run::<I, true, true>(self),
-            (Rule::Min, false) => run::<I, true, false>(self),
-            (Rule::Mul, true) => run::<I, false, true>(self),
-            (Rule::Mul, false) => run::<I, false, false>(self),
+        match (x.rule, x.kinetics.terms) {
+            (Rule::Min, FEW_GATE_TERMS) => run::<I, true, FEW_GATE_TERMS>(self),
+            (Rule::Min, GATE_TERMS) => run::<I, true, GATE_TERMS>(self),
+            (Rule::Min, _) => run::<I, true, EXACT>(self),
+            (Rule::Mul, FEW_GATE_TERMS) => run::<I, false, FEW_GATE_TERMS>(self),
+            (Rule::Mul, GATE_TERMS) => run::<I, false, GATE_TERMS>(self),
+            (Rule::Mul, _) => run::<I, false, EXACT>(self),
         }
     }
 }
 
 #[inline(always)]
-fn run<I: Isa, const MIN: bool, const FAST: bool>(job: Forward<'_>) {
+fn run<I: Isa, const MIN: bool, const TERMS: usize>(job: Forward<'_>) {
     let HeadInputs { shape, q, k, v, ref kinetics, ref visibility, .. } = job.inputs;
     let (dim, tk) = (shape.dim, shape.tk);
     let few = shape.tq <= FEW_QUERIES;
@@ -85,15 +88,11 @@ fn run<I: Isa, const MIN: bool, const FAST: bool>(job: Forward<'_>) {
                 }
             }
             for r in 0..rows {
+                let (row, total) = (&mut tile[r], &mut totals[r]);
                 if kind == Kind::Full {
-                    advance::<I, MIN, FAST, false>(&mut tile[r], &mask[r], calcium, pool, kinetics);
+                    advance::<I, MIN, TERMS, false>(row, &mask[r], calcium, pool, total, kinetics);
                 } else {
-                    advance::<I, MIN, FAST, true>(&mut tile[r], &mask[r], calcium, pool, kinetics);
-                }
-                for lanes in tile[r].as_chunks::<16>().0 {
-                    for l in 0..16 {
-                        totals[r][l] += lanes[l];
-                    }
+                    advance::<I, MIN, TERMS, true>(row, &mask[r], calcium, pool, total, kinetics);
                 }
             }
             if few {

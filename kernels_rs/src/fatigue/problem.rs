@@ -1,8 +1,9 @@
 //! The validated description of one call.
 
 use crate::fatigue::mask::Visibility;
+use crate::fatigue::synapse::EXACT;
 use crate::fatigue::QUERIES;
-use crate::math::{fit_gate, GATE_TERMS};
+use crate::math::{fit_gate, Gate, FEW_GATE_TERMS, GATE_TERMS};
 
 /// Logits beyond this are refused: they are exponentiated without subtracting a maximum.
 pub const LOGIT_LIMIT: f32 = 40.0;
@@ -82,9 +83,11 @@ pub struct Kinetics {
     /// P = constant + content * gate * coupling: (0, 1) for the synapse, (its constant, 0) for the control by age.
     pub constant: f32,
     pub content: f32,
+    /// `content` times the gate as a polynomial.
     pub gate: [f32; GATE_TERMS],
-    /// Exponent 1 and a gate within reach of its polynomial: neither a logarithm nor a second exponential.
-    pub fast: bool,
+    /// How many of its coefficients do, or [`EXACT`] where neither its polynomial nor the exponent 1 holds: then there
+    /// is a logarithm and a second and third exponential.
+    pub terms: usize,
 }
 
 impl Kinetics {
@@ -112,7 +115,9 @@ impl Kinetics {
             }
         }
         let age = release == Release::Age;
-        let fitted = if age { Some([0.0; GATE_TERMS]) } else { fit_gate(f64::from(s), f64::from(b)) };
+        let nothing = Gate { coefficients: [0.0; GATE_TERMS], terms: FEW_GATE_TERMS };
+        let fitted = if age { Some(nothing) } else { fit_gate(f64::from(s), f64::from(b)) };
+        let gate = fitted.filter(|_| lam == 1.0);
         let sigmoid = 1.0 / (1.0 + (-f64::from(b)).exp());
         Ok(Kinetics {
             rho_c: if age { 1.0 } else { rho_c },
@@ -128,8 +133,8 @@ impl Kinetics {
             recovery: ((1.0 - f64::from(rho_r)) * f64::from(r_max)) as f32,
             constant: if age { (sigmoid / (1.0 + f64::from(kappa))) as f32 } else { 0.0 },
             content: if age { 0.0 } else { 1.0 },
-            gate: fitted.unwrap_or([0.0; GATE_TERMS]),
-            fast: lam == 1.0 && fitted.is_some(),
+            gate: gate.map_or([0.0; GATE_TERMS], |g| g.coefficients),
+            terms: gate.map_or(EXACT, |g| g.terms),
         })
     }
 }

@@ -4,97 +4,113 @@
 use crate::fatigue::problem::Kinetics;
 use crate::fatigue::{Row, Tile, KEYS, QUERIES};
 use crate::isa::Isa;
-use crate::math::{self, exp_pair, gate, max, min, softplus};
+use crate::lanes::{fma, Four, Real};
+use crate::math::{self, exp_pair, exp_pair_within, gate, max, min, softplus};
 
-/// Release at one pair, up to the pool.
-struct Spike {
-    e: f32,
-    softplus: f32,
-    calcium: f32,
-    hill: f32,
-    gate: f32,
-    coupling: f32,
-    p: f32,
+/// `TERMS` of a kernel: how many coefficients stand for the gate at exponent 1, or this for any gate and any exponent.
+pub const EXACT: usize = 0;
+
+/// Release at a pair, up to the pool.
+struct Spike<R> {
+    e: R,
+    softplus: R,
+    calcium: R,
+    hill: R,
+    gate: R,
+    coupling: R,
+    p: R,
 }
 
 #[inline(always)]
-fn spike<I: Isa, const FAST: bool, const MASKED: bool>(logit: f32, seen: f32, calcium: f32, kin: &Kinetics) -> Spike {
-    let (up, down) = exp_pair::<I>(logit);
-    let mut softplus = softplus::<I>(logit, min(up, down));
+fn spike<I: Isa, R: Real, const TERMS: usize, const MASKED: bool>(
+    logit: R,
+    seen: R,
+    calcium: R,
+    kin: &Kinetics,
+) -> Spike<R> {
+    let one = R::splat;
+    // A visible logit has been checked against the limit; a hidden one may be anything.
+    let (up, down) = if MASKED { exp_pair::<I, R>(logit) } else { exp_pair_within::<I, R>(logit) };
+    let mut softplus = softplus::<I, R>(logit, min(up, down));
     let mut e = up;
-    let mut constant = kin.constant;
+    let mut constant = one(kin.constant);
     if MASKED {
-        e *= seen;
-        softplus *= seen;
-        constant *= seen;
+        e = e * seen;
+        softplus = softplus * seen;
+        constant = constant * seen;
     }
-    let calcium = I::fma(kin.rho_c, calcium, kin.alpha * softplus);
+    let calcium = fma::<I, R>(one(kin.rho_c), calcium, one(kin.alpha) * softplus);
     // One reciprocal serves both saturations.
-    let bound = e + kin.kappa;
-    let sensed = calcium + kin.k_d;
-    let reciprocal = 1.0 / (bound * sensed);
+    let bound = e + one(kin.kappa);
+    let sensed = calcium + one(kin.k_d);
+    let reciprocal = math::reciprocal(bound * sensed);
     let hill = bound * reciprocal;
     let coupling = e * (sensed * reciprocal);
-    let gate = if FAST {
-        gate::<I>(&kin.gate, calcium * hill)
+    let gate = if TERMS == EXACT {
+        one(kin.content) * math::sigmoid::<I, R>(fma::<I, R>(one(kin.s), calcium * hill, one(kin.b)))
     } else {
-        math::sigmoid::<I>(I::fma(kin.s, calcium * hill, kin.b))
+        gate::<I, R, TERMS>(&kin.gate, calcium * hill)
     };
-    let p = I::fma(kin.content, gate * coupling, constant);
+    let p = fma::<I, R>(gate, coupling, constant);
     Spike { e, softplus, calcium, hill, gate, coupling, p }
 }
 
 /// Released vesicles and the pool after it.
 #[inline(always)]
-fn drain<I: Isa, const MIN: bool>(p: f32, pool: f32, kin: &Kinetics) -> (f32, f32) {
-    if MIN {
-        (min(p, pool), I::fma(kin.rho_r, max(pool - p, 0.0), kin.recovery))
-    } else {
-        let released = p * pool;
-        (released, I::fma(kin.rho_r, pool - released, kin.recovery))
-    }
+fn drain<I: Isa, R: Real, const MIN: bool>(p: R, pool: R, kin: &Kinetics) -> (R, R) {
+    let (released, left) = if MIN { (min(p, pool), max(pool - p, R::splat(0.0))) } else { (p * pool, pool - p * pool) };
+    (released, fma::<I, R>(R::splat(kin.rho_r), left, R::splat(kin.recovery)))
 }
 
 /// `(eps + W)^lam`
 #[inline(always)]
-fn strength<I: Isa, const FAST: bool>(reach: f32, kin: &Kinetics) -> f32 {
-    if FAST {
-        reach
+fn strength<I: Isa, R: Real, const TERMS: usize>(reach: R, kin: &Kinetics) -> R {
+    if TERMS == EXACT {
+        exp_pair::<I, R>(R::splat(kin.lam) * math::log::<I, R>(reach)).0
     } else {
-        exp_pair::<I>(kin.lam * math::log::<I>(reach)).0
+        reach
     }
 }
 
-/// One row of queries: logits become unnormalised weights, the state moves on.
+/// One row of queries: logits become unnormalised weights, which `total` gathers; the state moves on.
 #[inline(always)]
-pub fn advance<I: Isa, const MIN: bool, const FAST: bool, const MASKED: bool>(
+pub fn advance<I: Isa, const MIN: bool, const TERMS: usize, const MASKED: bool>(
     logits: &mut Row,
     seen: &Row,
     calcium: &mut Row,
     pool: &mut Row,
+    total: &mut [f32; 16],
     kin: &Kinetics,
 ) {
-    for j in 0..KEYS {
-        let x = spike::<I, FAST, MASKED>(logits[j], seen[j], calcium[j], kin);
-        calcium[j] = x.calcium;
-        let (released, after) = drain::<I, MIN>(x.p, pool[j], kin);
-        pool[j] = after;
-        logits[j] = x.e * strength::<I, FAST>(kin.eps + released, kin);
+    for j in 0..KEYS / 4 {
+        let logit = Four::load(logits, j);
+        let x = spike::<I, Four, TERMS, MASKED>(logit, Four::load(seen, j), Four::load(calcium, j), kin);
+        let (released, after) = drain::<I, Four, MIN>(x.p, Four::load(pool, j), kin);
+        let n = x.e * strength::<I, Four, TERMS>(Four::splat(kin.eps) + released, kin);
+        x.calcium.store(calcium, j);
+        after.store(pool, j);
+        n.store(logits, j);
+        total[j] += n.sum();
     }
 }
 
-/// What the backward pass reads of a tile.
+/// What the backward pass reads of a tile, per query and key.
 pub struct Record {
     pub e: Tile,
-    pub softplus: Tile,
-    /// Row t: calcium after query t.
-    pub calcium: Tile,
-    pub hill: Tile,
-    pub gate: Tile,
-    pub coupling: Tile,
     pub p: Tile,
-    /// Row t: pool that query t finds.
+    /// Pool that the query finds.
     pub pool: Tile,
+    /// dP/dL through the coupling.
+    pub unbound: Tile,
+    /// dP/dC.
+    pub slope: Tile,
+    /// The rest serves the gradients of the kinetics alone. dP/d(s S + b):
+    pub bend: Tile,
+    /// 1 / (C + k_d)
+    pub hill: Tile,
+    /// Calcium after the query.
+    pub calcium: Tile,
+    pub softplus: Tile,
 }
 
 impl Record {
@@ -102,20 +118,22 @@ impl Record {
         let zero = || [[0f32; KEYS]; QUERIES];
         Box::new(Record {
             e: zero(),
-            softplus: zero(),
-            calcium: zero(),
-            hill: zero(),
-            gate: zero(),
-            coupling: zero(),
             p: zero(),
             pool: zero(),
+            unbound: zero(),
+            slope: zero(),
+            bend: zero(),
+            hill: zero(),
+            calcium: zero(),
+            softplus: zero(),
         })
     }
 }
 
-/// As [`advance`], but keeps everything; the arithmetic is the same to the last bit.
+/// As [`advance`], but keeps what the backward pass needs; the arithmetic is the same to the last bit.
 #[inline(always)]
-pub fn replay<I: Isa, const MIN: bool, const FAST: bool, const MASKED: bool>(
+#[allow(clippy::too_many_arguments)]
+pub fn replay<I: Isa, const MIN: bool, const TERMS: usize, const MASKED: bool, const LEARN: bool>(
     t: usize,
     logits: &Row,
     seen: &Row,
@@ -124,18 +142,26 @@ pub fn replay<I: Isa, const MIN: bool, const FAST: bool, const MASKED: bool>(
     kin: &Kinetics,
     record: &mut Record,
 ) {
-    for j in 0..KEYS {
-        let x = spike::<I, FAST, MASKED>(logits[j], seen[j], calcium[j], kin);
-        calcium[j] = x.calcium;
-        record.e[t][j] = x.e;
-        record.softplus[t][j] = x.softplus;
-        record.calcium[t][j] = x.calcium;
-        record.hill[t][j] = x.hill;
-        record.gate[t][j] = x.gate;
-        record.coupling[t][j] = x.coupling;
-        record.p[t][j] = x.p;
-        record.pool[t][j] = pool[j];
-        pool[j] = drain::<I, MIN>(x.p, pool[j], kin).1;
+    let sensor = Four::splat(kin.s * kin.k_d);
+    for j in 0..KEYS / 4 {
+        let logit = Four::load(logits, j);
+        let x = spike::<I, Four, TERMS, MASKED>(logit, Four::load(seen, j), Four::load(calcium, j), kin);
+        let found = Four::load(pool, j);
+        let content = x.gate * x.coupling;
+        let bend = content - content * x.gate;
+        x.e.store(&mut record.e[t], j);
+        x.p.store(&mut record.p[t], j);
+        found.store(&mut record.pool[t], j);
+        (content - content * x.coupling).store(&mut record.unbound[t], j);
+        (bend * sensor * (x.hill * x.hill)).store(&mut record.slope[t], j);
+        if LEARN {
+            bend.store(&mut record.bend[t], j);
+            x.hill.store(&mut record.hill[t], j);
+            x.calcium.store(&mut record.calcium[t], j);
+            x.softplus.store(&mut record.softplus[t], j);
+        }
+        x.calcium.store(calcium, j);
+        drain::<I, Four, MIN>(x.p, found, kin).1.store(pool, j);
     }
 }
 
@@ -172,10 +198,11 @@ pub struct Query {
 }
 
 /// The adjoint of one row. `logits_bar` enters as dout . v and leaves as the gradient of the logits; `weights` gets the
-/// normalised weights; `calcium_bar`, `pool_bar` go from the state after the query to the state before it.
+/// normalised weights; `calcium_bar`, `pool_bar` go from the state after the query to the state before it. `before`:
+/// calcium that the query finds, read where the kinetics are learned.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-pub fn retreat<I: Isa, const MIN: bool, const FAST: bool, const MASKED: bool, const LEARN: bool>(
+pub fn retreat<I: Isa, const MIN: bool, const TERMS: usize, const MASKED: bool, const LEARN: bool>(
     t: usize,
     query: Query,
     record: &Record,
@@ -190,13 +217,12 @@ pub fn retreat<I: Isa, const MIN: bool, const FAST: bool, const MASKED: bool, co
 ) {
     for j in 0..KEYS {
         let (e, p, pool) = (record.e[t][j], record.p[t][j], record.pool[t][j]);
-        let (gate, coupling, hill) = (record.gate[t][j], record.coupling[t][j], record.hill[t][j]);
         let released = if MIN { min(p, pool) } else { p * pool };
         let reach = kin.eps + released;
         let slope = (logits_bar[j] - query.delta) * query.inverse_total;
-        let n = e * strength::<I, FAST>(reach, kin);
+        let n = e * strength::<I, f32, TERMS>(reach, kin);
         let g = n * slope;
-        let w_bar = if FAST { e * slope } else { kin.lam * g / max(reach, 1e-37) };
+        let w_bar = if TERMS == EXACT { kin.lam * g / max(reach, 1e-37) } else { e * slope };
         weights[j] = n * query.inverse_total;
 
         let after = pool_bar[j];
@@ -215,17 +241,16 @@ pub fn retreat<I: Isa, const MIN: bool, const FAST: bool, const MASKED: bool, co
             pool_bar[j] = I::fma(p, net, carried);
         }
 
-        let drive = kin.content * p_bar * (gate * coupling);
-        let x_bar = drive - drive * gate;
-        let unbound = drive - drive * coupling;
-        let through_hill = x_bar * hill;
-        let c_bar = I::fma(kin.s * kin.k_d * through_hill, hill, calcium_bar[j]);
+        let c_bar = I::fma(p_bar, record.slope[t][j], calcium_bar[j]);
         calcium_bar[j] = kin.rho_c * c_bar;
         let logistic = e / (1.0 + e);
+        let unbound = p_bar * record.unbound[t][j];
         logits_bar[j] = I::fma(kin.alpha * c_bar, logistic, g + unbound);
 
         if LEARN {
-            let sensed = through_hill * record.calcium[t][j];
+            let hill = record.hill[t][j];
+            let x_bar = p_bar * record.bend[t][j];
+            let sensed = x_bar * hill * record.calcium[t][j];
             sums.rho_c[j] = I::fma(c_bar, before[j], sums.rho_c[j]);
             sums.alpha[j] = I::fma(c_bar, record.softplus[t][j], sums.alpha[j]);
             sums.hill[j] = I::fma(sensed, hill, sums.hill[j]);
@@ -234,7 +259,7 @@ pub fn retreat<I: Isa, const MIN: bool, const FAST: bool, const MASKED: bool, co
             sums.coupling[j] += unbound;
             sums.rho_r[j] = I::fma(after, left - kin.r_max, sums.rho_r[j]);
             sums.r_max[j] += after;
-            sums.lam[j] = I::fma(g, math::log::<I>(reach), sums.lam[j]);
+            sums.lam[j] = I::fma(g, math::log::<I, f32>(reach), sums.lam[j]);
             sums.eps[j] += w_bar;
             sums.age[j] += if MASKED { p_bar * seen[j] } else { p_bar };
         }
