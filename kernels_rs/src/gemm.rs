@@ -51,7 +51,10 @@ fn tile<I: Isa, const MR: usize, const NR: usize, const TRANSPOSED: bool, const 
     let mut sum = [[0f32; NR]; MR];
     if TRANSPOSED {
         // One view per column: where the compiler sees that neighbours are contiguous, it vectorises along them instead.
-        let columns: [&[f32]; MR] = std::array::from_fn(|i| &a[row + i..][..(k - 1) * lda + 1]);
+        let mut columns: [&[f32]; MR] = [&[]; MR];
+        for (i, column) in columns.iter_mut().enumerate() {
+            *column = &a[row + i..][..(k - 1) * lda + 1];
+        }
         for p in 0..k {
             let right = &b[p * ldb..][..NR];
             for i in 0..MR {
@@ -62,7 +65,10 @@ fn tile<I: Isa, const MR: usize, const NR: usize, const TRANSPOSED: bool, const 
             }
         }
     } else {
-        let rows: [&[f32]; MR] = std::array::from_fn(|i| &a[(row + i) * lda..][..k]);
+        let mut rows: [&[f32]; MR] = [&[]; MR];
+        for (i, x) in rows.iter_mut().enumerate() {
+            *x = &a[(row + i) * lda..][..k];
+        }
         for p in 0..k {
             let right = &b[p * ldb..][..NR];
             for i in 0..MR {

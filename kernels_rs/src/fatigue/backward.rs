@@ -1,11 +1,12 @@
-//! The backward pass of one head: the blocks of queries in reverse order, each replayed from its stored state.
+//! The backward pass of one head: groups of query blocks in reverse order, inside the blocks of keys, inside the group's
+//! blocks in reverse order, each replayed from its stored state.
 
 use crate::fatigue::forward::{decays, pad_state};
 use crate::fatigue::mask::Kind;
 use crate::fatigue::problem::{HeadInputs, Kinetics, Rule};
 use crate::fatigue::scores::{load_block, pad_rows, Products};
 use crate::fatigue::synapse::{replay, retreat, Query, Record, Sums, EXACT};
-use crate::fatigue::{new_tile, Row, KEYS, QUERIES};
+use crate::fatigue::{blocks_per_group, new_tile, Row, KEYS, QUERIES};
 use crate::gemm::{dot, Matrices};
 use crate::isa::{Isa, Job};
 use crate::math::{FEW_GATE_TERMS, GATE_TERMS};
@@ -62,111 +63,146 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize, const LEARN: bool>(job: Back
     let mut pool_bar = pad_state(job.pool_bar, 0.0);
     let mut keys_bar = vec![0f32; key_blocks * KEYS * padded];
     let mut values_bar = vec![0f32; key_blocks * KEYS * padded];
-    let mut queries = vec![0f32; QUERIES * padded];
-    let mut outs_bar = vec![0f32; QUERIES * padded];
-    let mut queries_bar = vec![0f32; QUERIES * padded];
+    let group = blocks_per_group(padded).min(shape.blocks());
+    let size = QUERIES * padded;
+    let mut queries = vec![0f32; group * size];
+    let mut outs_bar = vec![0f32; group * size];
+    let mut queries_bar = vec![0f32; group * size];
+    let mut row_terms = vec![Query { inverse_total: 0.0, delta: 0.0 }; group * QUERIES];
     let mut logits = new_tile();
     let mut weights = new_tile();
     let mut mask = [[0f32; KEYS]; QUERIES];
     let mut record = Record::zero();
     let mut totals = Totals::default();
 
-    for block in (0..shape.blocks()).rev() {
-        let start = block * QUERIES;
-        let rows = QUERIES.min(shape.tq - start);
-        let boundary = &job.boundaries[block * 2 * tk..][..2 * tk];
-        load_block(q, dim, padded, start, rows, shape.scale(), &mut queries);
-        load_block(job.out_bar, dim, padded, start, rows, 1.0, &mut outs_bar);
-        queries_bar.fill(0.0);
-        let mut row_terms = [Query { inverse_total: 0.0, delta: 0.0 }; QUERIES];
-        for (r, terms) in row_terms.iter_mut().enumerate().take(rows) {
-            let t = start + r;
-            let total = job.total[t];
-            terms.inverse_total = if total > 0.0 { 1.0 / total } else { 0.0 };
-            terms.delta = dot::<I>(&job.out_bar[t * dim..][..dim], &job.out[t * dim..][..dim]);
+    for first in (0..shape.blocks()).step_by(group).rev() {
+        let blocks = group.min(shape.blocks() - first);
+        for b in 0..blocks {
+            let (start, rows) = shape.block(first + b);
+            load_block(q, dim, padded, start, rows, shape.scale(), &mut queries[b * size..][..size]);
+            load_block(job.out_bar, dim, padded, start, rows, 1.0, &mut outs_bar[b * size..][..size]);
+            for (r, terms) in row_terms[b * QUERIES..].iter_mut().enumerate().take(rows) {
+                let t = start + r;
+                let total = job.total[t];
+                terms.inverse_total = if total > 0.0 { 1.0 / total } else { 0.0 };
+                terms.delta = dot::<I>(&job.out_bar[t * dim..][..dim], &job.out[t * dim..][..dim]);
+            }
         }
+        queries_bar.fill(0.0);
         for key_block in 0..key_blocks {
             let key = key_block * KEYS;
             let end = tk.min(key + KEYS);
-            let kind = visibility.tile(start, rows, key, &mut mask);
-            if kind == Kind::Future {
+            let mut reached = false;
+            for b in (0..blocks).rev() {
+                let (start, rows) = shape.block(first + b);
+                let kind = visibility.tile(start, rows, key, &mut mask);
+                if kind == Kind::Future {
+                    break;
+                }
+                reached = true;
+                let boundary = &job.boundaries[(first + b) * 2 * tk..][..2 * tk];
+                let row_terms = &row_terms[b * QUERIES..];
+                let (queries, outs_bar) = (&queries[b * size..][..size], &outs_bar[b * size..][..size]);
+                let queries_bar = &mut queries_bar[b * size..][..size];
+                let mut calcium = [0f32; KEYS];
+                let mut pool = [kinetics.r_max; KEYS];
+                calcium[..end - key].copy_from_slice(&boundary[key..end]);
+                pool[..end - key].copy_from_slice(&boundary[tk + key..tk + end]);
+                let (calcium_bar, pool_bar) = (&mut calcium_bar[key_block], &mut pool_bar[key_block]);
+                if kind == Kind::Hidden {
+                    totals.rest(rows, &calcium, &pool, calcium_bar, pool_bar, kinetics);
+                    continue;
+                }
+                let before = calcium;
+                scores.tile::<I>(queries, padded, rows, key, &mut logits);
+                for r in 0..rows {
+                    let (row, seen) = (&logits[r], &mask[r]);
+                    if kind == Kind::Full {
+                        replay::<I, MIN, TERMS, false, LEARN>(
+                            r,
+                            row,
+                            seen,
+                            &mut calcium,
+                            &mut pool,
+                            kinetics,
+                            &mut record,
+                        );
+                    } else {
+                        replay::<I, MIN, TERMS, true, LEARN>(
+                            r,
+                            row,
+                            seen,
+                            &mut calcium,
+                            &mut pool,
+                            kinetics,
+                            &mut record,
+                        );
+                    }
+                }
+                slopes.tile::<I>(outs_bar, padded, rows, key, &mut logits);
+                let mut sums = Sums::zero();
+                for r in (0..rows).rev() {
+                    let before = if r == 0 { before } else { record.calcium[r - 1] };
+                    let terms = row_terms[r];
+                    if kind == Kind::Full {
+                        retreat::<I, MIN, TERMS, false, LEARN>(
+                            r,
+                            terms,
+                            &record,
+                            &mask[r],
+                            &before,
+                            &mut logits[r],
+                            &mut weights[r],
+                            calcium_bar,
+                            pool_bar,
+                            &mut sums,
+                            kinetics,
+                        );
+                    } else {
+                        retreat::<I, MIN, TERMS, true, LEARN>(
+                            r,
+                            terms,
+                            &record,
+                            &mask[r],
+                            &before,
+                            &mut logits[r],
+                            &mut weights[r],
+                            calcium_bar,
+                            pool_bar,
+                            &mut sums,
+                            kinetics,
+                        );
+                    }
+                }
+                if LEARN {
+                    totals.add(&sums, end - key);
+                }
+                let product =
+                    |a, b, c| Matrices { m: KEYS, n: padded, k: rows, a, lda: KEYS, b, ldb: padded, c, ldc: padded };
+                let span = key * padded..(key + KEYS) * padded;
+                I::gemm::<true, true>(product(weights.as_flattened(), outs_bar, &mut values_bar[span.clone()]));
+                I::gemm::<true, true>(product(logits.as_flattened(), queries, &mut keys_bar[span]));
+                I::gemm::<false, true>(Matrices {
+                    m: rows.div_ceil(8) * 8,
+                    n: padded,
+                    k: KEYS,
+                    a: logits.as_flattened(),
+                    lda: KEYS,
+                    b: &keys[key * padded..],
+                    ldb: padded,
+                    c: queries_bar,
+                    ldc: padded,
+                });
+            }
+            if !reached {
                 break;
             }
-            let mut calcium = [0f32; KEYS];
-            let mut pool = [kinetics.r_max; KEYS];
-            calcium[..end - key].copy_from_slice(&boundary[key..end]);
-            pool[..end - key].copy_from_slice(&boundary[tk + key..tk + end]);
-            let (calcium_bar, pool_bar) = (&mut calcium_bar[key_block], &mut pool_bar[key_block]);
-            if kind == Kind::Hidden {
-                totals.rest(rows, &calcium, &pool, calcium_bar, pool_bar, kinetics);
-                continue;
-            }
-            let before = calcium;
-            scores.tile::<I>(&queries, padded, rows, key, &mut logits);
-            for r in 0..rows {
-                let (row, seen) = (&logits[r], &mask[r]);
-                if kind == Kind::Full {
-                    replay::<I, MIN, TERMS, false, LEARN>(r, row, seen, &mut calcium, &mut pool, kinetics, &mut record);
-                } else {
-                    replay::<I, MIN, TERMS, true, LEARN>(r, row, seen, &mut calcium, &mut pool, kinetics, &mut record);
-                }
-            }
-            slopes.tile::<I>(&outs_bar, padded, rows, key, &mut logits);
-            let mut sums = Sums::zero();
-            for r in (0..rows).rev() {
-                let before = if r == 0 { before } else { record.calcium[r - 1] };
-                let terms = row_terms[r];
-                if kind == Kind::Full {
-                    retreat::<I, MIN, TERMS, false, LEARN>(
-                        r,
-                        terms,
-                        &record,
-                        &mask[r],
-                        &before,
-                        &mut logits[r],
-                        &mut weights[r],
-                        calcium_bar,
-                        pool_bar,
-                        &mut sums,
-                        kinetics,
-                    );
-                } else {
-                    retreat::<I, MIN, TERMS, true, LEARN>(
-                        r,
-                        terms,
-                        &record,
-                        &mask[r],
-                        &before,
-                        &mut logits[r],
-                        &mut weights[r],
-                        calcium_bar,
-                        pool_bar,
-                        &mut sums,
-                        kinetics,
-                    );
-                }
-            }
-            if LEARN {
-                totals.add(&sums, end - key);
-            }
-            let product =
-                |a, b, c| Matrices { m: KEYS, n: padded, k: rows, a, lda: KEYS, b, ldb: padded, c, ldc: padded };
-            let span = key * padded..(key + KEYS) * padded;
-            I::gemm::<true, true>(product(weights.as_flattened(), &outs_bar[..], &mut values_bar[span.clone()]));
-            I::gemm::<true, true>(product(logits.as_flattened(), &queries[..], &mut keys_bar[span]));
-            I::gemm::<false, true>(Matrices {
-                m: rows.div_ceil(8) * 8,
-                n: padded,
-                k: KEYS,
-                a: logits.as_flattened(),
-                lda: KEYS,
-                b: &keys[key * padded..],
-                ldb: padded,
-                c: &mut queries_bar,
-                ldc: padded,
-            });
         }
-        store_rows(&queries_bar, padded, dim, shape.scale(), &mut job.q_grad[start * dim..(start + rows) * dim]);
+        for b in 0..blocks {
+            let (start, rows) = shape.block(first + b);
+            let to = &mut job.q_grad[start * dim..(start + rows) * dim];
+            store_rows(&queries_bar[b * size..][..size], padded, dim, shape.scale(), to);
+        }
     }
     // The queries were scaled, so the gradient of the keys is already in the keys' own units.
     store_rows(&keys_bar, padded, dim, 1.0, job.k_grad);

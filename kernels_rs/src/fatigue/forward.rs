@@ -1,10 +1,11 @@
-//! The forward pass of one head: an outer loop over blocks of queries, inside over blocks of keys.
+//! The forward pass of one head: an outer loop over groups of query blocks, inside over blocks of keys, inside over
+//! the blocks of the group: a block of keys comes once per group, and its state stays in the first-level cache.
 
 use crate::fatigue::mask::Kind;
 use crate::fatigue::problem::{HeadInputs, Kinetics, Rule};
 use crate::fatigue::scores::{beyond_limit, load_block, may_exceed_limit, pad_rows, Products};
 use crate::fatigue::synapse::{advance, EXACT};
-use crate::fatigue::{new_tile, Row, FEW_QUERIES, KEYS, QUERIES};
+use crate::fatigue::{blocks_per_group, new_tile, Row, FEW_QUERIES, KEYS, QUERIES};
 use crate::gemm::{add_scaled, fold_lanes, Matrices};
 use crate::isa::{Isa, Job};
 use crate::math::{FEW_GATE_TERMS, GATE_TERMS};
@@ -53,77 +54,96 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize>(job: Forward<'_>) {
 
     let mut calcium = pad_state(job.inputs.calcium, 0.0);
     let mut pool = pad_state(job.inputs.pool, kinetics.r_max);
-    let mut queries = vec![0f32; QUERIES * padded];
-    let mut sums = vec![0f32; QUERIES * padded];
+    let group = blocks_per_group(padded).min(shape.blocks());
+    let mut queries = vec![0f32; group * QUERIES * padded];
+    let mut sums = vec![0f32; group * QUERIES * padded];
+    let mut totals = vec![[0f32; 16]; group * QUERIES];
     let mut tile = new_tile();
     let mut mask = [[0f32; KEYS]; QUERIES];
 
-    for (block, start) in (0..shape.tq).step_by(QUERIES).enumerate() {
-        let rows = QUERIES.min(shape.tq - start);
-        if let Some(boundary) = job.boundaries.get_mut(block * 2 * tk..(block + 1) * 2 * tk) {
-            boundary[..tk].copy_from_slice(&calcium.as_flattened()[..tk]);
-            boundary[tk..].copy_from_slice(&pool.as_flattened()[..tk]);
+    for first in (0..shape.blocks()).step_by(group) {
+        let blocks = group.min(shape.blocks() - first);
+        for (b, block) in queries.chunks_exact_mut(QUERIES * padded).enumerate().take(blocks) {
+            let (start, rows) = shape.block(first + b);
+            load_block(q, dim, padded, start, rows, shape.scale(), block);
         }
-        load_block(q, dim, padded, start, rows, shape.scale(), &mut queries);
         sums.fill(0.0);
-        let mut totals = [[0f32; 16]; QUERIES];
+        totals.fill([0.0; 16]);
         for key_block in 0..key_blocks {
             let key = key_block * KEYS;
             let (calcium, pool) = (&mut calcium[key_block], &mut pool[key_block]);
-            let kind = visibility.tile(start, rows, key, &mut mask);
-            match kind {
-                Kind::Future => break,
-                Kind::Hidden => {
+            let mut reached = false;
+            for b in 0..blocks {
+                let (start, rows) = shape.block(first + b);
+                let kind = visibility.tile(start, rows, key, &mut mask);
+                if kind == Kind::Future {
+                    continue;
+                }
+                reached = true;
+                if let Some(boundary) = job.boundaries.get_mut((first + b) * 2 * tk..(first + b + 1) * 2 * tk) {
+                    let end = tk.min(key + KEYS);
+                    boundary[key..end].copy_from_slice(&calcium[..end - key]);
+                    boundary[tk + key..tk + end].copy_from_slice(&pool[..end - key]);
+                }
+                if kind == Kind::Hidden {
                     rest(rows, calcium, pool, kinetics);
                     continue;
                 }
-                Kind::Partial | Kind::Full => {}
-            }
-            products.tile::<I>(&queries, padded, rows, key, &mut tile);
-            if check {
-                let seen = (kind == Kind::Partial).then_some(&mask[..]);
-                if let Some(logit) = beyond_limit(&tile, seen, rows) {
-                    *job.excess = Some(logit);
-                    return;
-                }
-            }
-            for r in 0..rows {
-                let (row, total) = (&mut tile[r], &mut totals[r]);
-                if kind == Kind::Full {
-                    advance::<I, MIN, TERMS, false>(row, &mask[r], calcium, pool, total, kinetics);
-                } else {
-                    advance::<I, MIN, TERMS, true>(row, &mask[r], calcium, pool, total, kinetics);
-                }
-            }
-            if few {
-                let present = &values[key * dim..tk.min(key + KEYS) * dim];
-                for r in 0..rows {
-                    let sum = &mut sums[r * padded..][..dim];
-                    for (&weight, value) in tile[r].iter().zip(present.chunks_exact(dim)) {
-                        add_scaled::<I>(weight, value, sum);
+                let span = b * QUERIES * padded..(b + 1) * QUERIES * padded;
+                products.tile::<I>(&queries[span.clone()], padded, rows, key, &mut tile);
+                if check {
+                    let seen = (kind == Kind::Partial).then_some(&mask[..]);
+                    if let Some(logit) = beyond_limit(&tile, seen, rows) {
+                        *job.excess = Some(logit);
+                        return;
                     }
                 }
-            } else {
-                I::gemm::<false, true>(Matrices {
-                    m: rows.div_ceil(8) * 8,
-                    n: padded,
-                    k: KEYS,
-                    a: tile.as_flattened(),
-                    lda: KEYS,
-                    b: &values[key * padded..],
-                    ldb: padded,
-                    c: &mut sums,
-                    ldc: padded,
-                });
+                let totals = &mut totals[b * QUERIES..][..rows];
+                for (r, total) in totals.iter_mut().enumerate() {
+                    let row = &mut tile[r];
+                    if kind == Kind::Full {
+                        advance::<I, MIN, TERMS, false>(row, &mask[r], calcium, pool, total, kinetics);
+                    } else {
+                        advance::<I, MIN, TERMS, true>(row, &mask[r], calcium, pool, total, kinetics);
+                    }
+                }
+                let sums = &mut sums[span];
+                if few {
+                    let present = &values[key * dim..tk.min(key + KEYS) * dim];
+                    for r in 0..rows {
+                        let sum = &mut sums[r * padded..][..dim];
+                        for (&weight, value) in tile[r].iter().zip(present.chunks_exact(dim)) {
+                            add_scaled::<I>(weight, value, sum);
+                        }
+                    }
+                } else {
+                    I::gemm::<false, true>(Matrices {
+                        m: rows.div_ceil(8) * 8,
+                        n: padded,
+                        k: KEYS,
+                        a: tile.as_flattened(),
+                        lda: KEYS,
+                        b: &values[key * padded..],
+                        ldb: padded,
+                        c: sums,
+                        ldc: padded,
+                    });
+                }
+            }
+            if !reached {
+                break;
             }
         }
-        for r in 0..rows {
-            let total = fold_lanes(&totals[r]);
-            job.total[start + r] = total;
-            let inverse = if total > 0.0 { 1.0 / total } else { 0.0 };
-            let out = &mut job.out[(start + r) * dim..][..dim];
-            for (y, &sum) in out.iter_mut().zip(&sums[r * padded..]) {
-                *y = sum * inverse;
+        for b in 0..blocks {
+            let (start, rows) = shape.block(first + b);
+            for r in 0..rows {
+                let total = fold_lanes(&totals[b * QUERIES + r]);
+                job.total[start + r] = total;
+                let inverse = if total > 0.0 { 1.0 / total } else { 0.0 };
+                let out = &mut job.out[(start + r) * dim..][..dim];
+                for (y, &sum) in out.iter_mut().zip(&sums[(b * QUERIES + r) * padded..]) {
+                    *y = sum * inverse;
+                }
             }
         }
     }

@@ -4,7 +4,7 @@
 //! E/(E + kappa); rule `min` releases W = min(P, R), rule `mul` W = P R; the pool R refills towards r_max by rho_r;
 //! out = sum n v / sum n with n = E (eps + W)^lam. A pair that is not visible has E = 0.
 //!
-//! One pass over blocks of queries; inside, over blocks of keys, whose (C, R) stay in cache. No score leaves its tile.
+//! One pass over groups of query blocks; inside, over blocks of keys. No score leaves its tile.
 
 pub mod backward;
 pub mod forward;
@@ -23,6 +23,12 @@ pub const QUERIES: usize = 64;
 pub const KEYS: usize = 64;
 /// With so few queries (decoding) nothing is packed: scores and sums run over rows of K and V as they lie.
 pub const FEW_QUERIES: usize = 4;
+
+/// Blocks of queries that share one pass over the keys: as many as stay in the second-level cache together with what a
+/// tile needs.
+pub fn blocks_per_group(padded_dim: usize) -> usize {
+    (512 / padded_dim).clamp(1, 4)
+}
 
 /// One number per key of a tile.
 pub type Row = [f32; KEYS];

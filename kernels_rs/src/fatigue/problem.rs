@@ -42,6 +42,11 @@ impl Shape {
     pub fn blocks(&self) -> usize {
         self.tq.div_ceil(QUERIES)
     }
+    /// First query and number of queries of a block.
+    pub fn block(&self, index: usize) -> (usize, usize) {
+        let start = index * QUERIES;
+        (start, QUERIES.min(self.tq - start))
+    }
     /// `dim` rounded up to whole lanes.
     pub fn padded_dim(&self) -> usize {
         self.dim.div_ceil(16) * 16
