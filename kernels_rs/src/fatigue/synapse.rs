@@ -97,8 +97,9 @@ pub fn advance<I: Isa, const MIN: bool, const TERMS: usize, const MASKED: bool>(
 /// What the backward pass reads of a tile, per query and key.
 pub struct Record {
     pub e: Tile,
-    pub p: Tile,
-    /// Pool that the query finds.
+    /// Rule min: what was released, with a minus sign where that was the whole pool. Rule mul: P.
+    pub release: Tile,
+    /// Pool that the query finds; rule min needs it for the gradients of the kinetics alone.
     pub pool: Tile,
     /// dP/dL through the coupling.
     pub unbound: Tile,
@@ -118,7 +119,7 @@ impl Record {
         let zero = || [[0f32; KEYS]; QUERIES];
         Box::new(Record {
             e: zero(),
-            p: zero(),
+            release: zero(),
             pool: zero(),
             unbound: zero(),
             slope: zero(),
@@ -150,8 +151,16 @@ pub fn replay<I: Isa, const MIN: bool, const TERMS: usize, const MASKED: bool, c
         let content = x.gate * x.coupling;
         let bend = content - content * x.gate;
         x.e.store(&mut record.e[t], j);
-        x.p.store(&mut record.p[t], j);
-        found.store(&mut record.pool[t], j);
+        let (released, after) = drain::<I, Four, MIN>(x.p, found, kin);
+        if MIN {
+            let depleted = x.p.zip(found, |p, pool| if p < pool { 1.0 } else { -1.0 });
+            released.zip(depleted, f32::copysign).store(&mut record.release[t], j);
+        } else {
+            x.p.store(&mut record.release[t], j);
+        }
+        if LEARN || !MIN {
+            found.store(&mut record.pool[t], j);
+        }
         (content - content * x.coupling).store(&mut record.unbound[t], j);
         (bend * sensor * (x.hill * x.hill)).store(&mut record.slope[t], j);
         if LEARN {
@@ -161,7 +170,7 @@ pub fn replay<I: Isa, const MIN: bool, const TERMS: usize, const MASKED: bool, c
             x.softplus.store(&mut record.softplus[t], j);
         }
         x.calcium.store(calcium, j);
-        drain::<I, Four, MIN>(x.p, found, kin).1.store(pool, j);
+        after.store(pool, j);
     }
 }
 
@@ -216,8 +225,9 @@ pub fn retreat<I: Isa, const MIN: bool, const TERMS: usize, const MASKED: bool, 
     kin: &Kinetics,
 ) {
     for j in 0..KEYS {
-        let (e, p, pool) = (record.e[t][j], record.p[t][j], record.pool[t][j]);
-        let released = if MIN { min(p, pool) } else { p * pool };
+        let (e, release) = (record.e[t][j], record.release[t][j]);
+        let pool = if LEARN || !MIN { record.pool[t][j] } else { 0.0 };
+        let released = if MIN { release.abs() } else { release * pool };
         let reach = kin.eps + released;
         let slope = (logits_bar[j] - query.delta) * query.inverse_total;
         let n = e * strength::<I, f32, TERMS>(reach, kin);
@@ -230,15 +240,15 @@ pub fn retreat<I: Isa, const MIN: bool, const TERMS: usize, const MASKED: bool, 
         let left;
         let p_bar;
         if MIN {
-            let enough = p < pool;
-            left = if enough { pool - p } else { 0.0 };
+            let enough = release.is_sign_positive();
+            left = if enough { pool - released } else { 0.0 };
             p_bar = if enough { w_bar - carried } else { 0.0 };
             pool_bar[j] = if enough { carried } else { w_bar };
         } else {
             let net = w_bar - carried;
             left = pool - released;
             p_bar = pool * net;
-            pool_bar[j] = I::fma(p, net, carried);
+            pool_bar[j] = I::fma(release, net, carried);
         }
 
         let c_bar = I::fma(p_bar, record.slope[t][j], calcium_bar[j]);
