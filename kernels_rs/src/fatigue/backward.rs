@@ -61,8 +61,8 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize, const LEARN: bool>(job: Back
 
     let mut calcium_bar = pad_state(job.calcium_bar, 0.0);
     let mut pool_bar = pad_state(job.pool_bar, 0.0);
-    let mut keys_bar = vec![0f32; key_blocks * KEYS * padded];
-    let mut values_bar = vec![0f32; key_blocks * KEYS * padded];
+    let mut keys_bar = Padded::new(job.k_grad, dim, padded, key_blocks * KEYS);
+    let mut values_bar = Padded::new(job.v_grad, dim, padded, key_blocks * KEYS);
     let group = blocks_per_group(padded).min(shape.blocks());
     let size = QUERIES * padded;
     let mut queries = vec![0f32; group * size];
@@ -180,8 +180,8 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize, const LEARN: bool>(job: Back
                 let product =
                     |a, b, c| Matrices { m: KEYS, n: padded, k: rows, a, lda: KEYS, b, ldb: padded, c, ldc: padded };
                 let span = key * padded..(key + KEYS) * padded;
-                I::gemm::<true, true>(product(weights.as_flattened(), outs_bar, &mut values_bar[span.clone()]));
-                I::gemm::<true, true>(product(logits.as_flattened(), queries, &mut keys_bar[span]));
+                I::gemm::<true, true>(product(weights.as_flattened(), outs_bar, &mut values_bar.rows()[span.clone()]));
+                I::gemm::<true, true>(product(logits.as_flattened(), queries, &mut keys_bar.rows()[span]));
                 I::gemm::<false, true>(Matrices {
                     m: rows.div_ceil(8) * 8,
                     n: padded,
@@ -205,11 +205,33 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize, const LEARN: bool>(job: Back
         }
     }
     // The queries were scaled, so the gradient of the keys is already in the keys' own units.
-    store_rows(&keys_bar, padded, dim, 1.0, job.k_grad);
-    store_rows(&values_bar, padded, dim, 1.0, job.v_grad);
+    keys_bar.finish(dim, padded);
+    values_bar.finish(dim, padded);
     job.calcium_grad.copy_from_slice(&calcium_bar.as_flattened()[..tk]);
     job.pool_grad.copy_from_slice(&pool_bar.as_flattened()[..tk]);
     *job.kinetics_grad = totals.gradients(kinetics);
+}
+
+/// Rows that grow by whole tiles: the result itself where its rows are whole, else a copy with room for the rest.
+struct Padded<'a> {
+    result: &'a mut [f32],
+    copy: Option<Vec<f32>>,
+}
+
+impl<'a> Padded<'a> {
+    /// `result` (some rows, dim) is all zeros.
+    fn new(result: &'a mut [f32], dim: usize, padded: usize, rows: usize) -> Padded<'a> {
+        let whole = dim == padded && result.len() == rows * dim;
+        Padded { result, copy: (!whole).then(|| vec![0f32; rows * padded]) }
+    }
+    fn rows(&mut self) -> &mut [f32] {
+        self.copy.as_mut().map_or(&mut *self.result, |copy| &mut copy[..])
+    }
+    fn finish(self, dim: usize, padded: usize) {
+        if let Some(copy) = self.copy {
+            store_rows(&copy, padded, dim, 1.0, self.result);
+        }
+    }
 }
 
 fn store_rows(from: &[f32], padded: usize, dim: usize, scale: f32, to: &mut [f32]) {
