@@ -50,7 +50,8 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize>(job: Forward<'_>) {
     let key_blocks = tk.div_ceil(KEYS);
     let values = pad_rows(v, dim, padded, if few { tk } else { key_blocks * KEYS });
     let products = Products::new(k, &shape);
-    let check = may_exceed_limit(q, k, &shape);
+    // With few queries the logits are fewer than the keys' numbers.
+    let check = few || may_exceed_limit::<I>(q, k, &shape);
 
     let mut calcium = pad_state(job.inputs.calcium, 0.0);
     let mut pool = pad_state(job.inputs.pool, kinetics.r_max);

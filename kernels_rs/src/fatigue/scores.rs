@@ -67,9 +67,10 @@ impl<'a> Products<'a> {
             None => {
                 for (r, out) in tile.iter_mut().enumerate().take(rows) {
                     let query = &left[r * stride..][..dim];
-                    let mut keys = self.rows[key * dim..].chunks_exact(dim);
-                    for cell in out.iter_mut() {
-                        *cell = keys.next().map_or(0.0, |row| dot::<I>(query, row));
+                    // A loop, not a closure: only what is inlined gets the instructions of its level.
+                    out.fill(0.0);
+                    for (cell, row) in out.iter_mut().zip(self.rows[key * dim..].chunks_exact(dim)) {
+                        *cell = dot::<I>(query, row);
                     }
                 }
             }
@@ -88,32 +89,43 @@ pub fn load_block(x: &[f32], dim: usize, padded: usize, start: usize, rows: usiz
 }
 
 /// Whether the logits must be looked at: by Cauchy and Schwarz most inputs cannot reach the limit.
-pub fn may_exceed_limit(q: &[f32], k: &[f32], shape: &Shape) -> bool {
-    let largest = |x: &[f32]| {
-        x.chunks_exact(shape.dim).fold(0f64, |most, row| {
-            let square: f64 = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
-            if square <= most {
-                most
-            } else {
-                square
-            } // a NaN stays
-        })
-    };
-    let bound = (largest(q) * largest(k)).sqrt() * f64::from(shape.scale());
-    bound.is_nan() || bound > f64::from(LOGIT_LIMIT)
+#[inline(always)]
+pub fn may_exceed_limit<I: Isa>(q: &[f32], k: &[f32], shape: &Shape) -> bool {
+    let (q, k) = (largest_square::<I>(q, shape.dim), largest_square::<I>(k, shape.dim));
+    let bound = (f64::from(q) * f64::from(k)).sqrt() * f64::from(shape.scale());
+    // The norms are rounded: leave them some room.
+    bound.is_nan() || bound > f64::from(LOGIT_LIMIT) * 0.999
 }
 
-/// The visible logit of a tile that is farthest beyond the limit (or NaN), if any.
+/// Largest squared norm of a row, NaN if there is one.
+#[inline(always)]
+fn largest_square<I: Isa>(x: &[f32], dim: usize) -> f32 {
+    let mut most = 0f32;
+    for row in x.chunks_exact(dim) {
+        let square = dot::<I>(row, row);
+        // Written so that a NaN stays.
+        most = if square <= most { most } else { square };
+        if most.is_nan() {
+            break;
+        }
+    }
+    most
+}
+
+/// A visible logit of a tile that is beyond the limit (or NaN), if any.
+#[inline(always)]
 pub fn beyond_limit(tile: &[Row], seen: Option<&[Row]>, rows: usize) -> Option<f32> {
-    let mut worst = None;
+    let within = |logit: f32| logit.abs() <= LOGIT_LIMIT; // false for NaN
     for r in 0..rows {
-        for j in 0..KEYS {
-            let logit = tile[r][j];
-            let visible = seen.is_none_or(|mask| mask[r][j] != 0.0);
-            if visible && (logit.is_nan() || logit.abs() > LOGIT_LIMIT) {
-                worst = Some(logit);
+        // Hardly ever is there one: count without a branch, look closer only then.
+        let outside: u32 = tile[r].iter().map(|&logit| u32::from(!within(logit))).sum();
+        if outside > 0 {
+            let visible = |j: usize| seen.is_none_or(|mask| mask[r][j] != 0.0);
+            let found = (0..KEYS).find(|&j| visible(j) && !within(tile[r][j]));
+            if let Some(j) = found {
+                return Some(tile[r][j]);
             }
         }
     }
-    worst
+    None
 }
