@@ -103,24 +103,38 @@ pub fn dot<I: Isa>(x: &[f32], y: &[f32]) -> f32 {
     fold_lanes(&lanes)
 }
 
-/// y += weight * x.
+/// y += sum of weights[i] * row i of x, in order; four rows at a time, so that y is not waited for at every row.
 #[inline(always)]
-pub fn add_scaled<I: Isa>(weight: f32, x: &[f32], y: &mut [f32]) {
-    for (a, b) in x.iter().zip(y) {
-        *b = I::fma(weight, *a, *b);
+pub fn add_scaled<I: Isa>(weights: &[f32], x: &[f32], y: &mut [f32]) {
+    let width = y.len();
+    let (weight_groups, weight_rest) = weights.as_chunks::<4>();
+    let mut groups = x.chunks_exact(4 * width);
+    for (w, rows) in weight_groups.iter().zip(&mut groups) {
+        let (a, rest) = rows.split_at(width);
+        let (b, rest) = rest.split_at(width);
+        let (c, d) = rest.split_at(width);
+        for ((((y, a), b), c), d) in y.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+            *y = I::fma(w[3], *d, I::fma(w[2], *c, I::fma(w[1], *b, I::fma(w[0], *a, *y))));
+        }
+    }
+    for (weight, row) in weight_rest.iter().zip(groups.remainder().chunks_exact(width)) {
+        for (y, x) in y.iter_mut().zip(row) {
+            *y = I::fma(*weight, *x, *y);
+        }
     }
 }
 
 /// Sum of 16 lanes, always in the same tree.
 #[inline(always)]
 pub fn fold_lanes(lanes: &[f32; 16]) -> f32 {
-    let mut v = *lanes;
-    for half in [8, 4, 2, 1] {
-        for l in 0..half {
-            v[l] += v[l + half];
-        }
+    let (mut eight, mut four) = ([0f32; 8], [0f32; 4]);
+    for l in 0..8 {
+        eight[l] = lanes[l] + lanes[l + 8];
     }
-    v[0]
+    for l in 0..4 {
+        four[l] = eight[l] + eight[l + 4];
+    }
+    (four[0] + four[2]) + (four[1] + four[3])
 }
 
 #[cfg(test)]

@@ -112,10 +112,8 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize>(job: Forward<'_>) {
                 if few {
                     let present = &values[key * dim..tk.min(key + KEYS) * dim];
                     for r in 0..rows {
-                        let sum = &mut sums[r * padded..][..dim];
-                        for (&weight, value) in tile[r].iter().zip(present.chunks_exact(dim)) {
-                            add_scaled::<I>(weight, value, sum);
-                        }
+                        let weights = &tile[r][..present.len() / dim];
+                        add_scaled::<I>(weights, present, &mut sums[r * padded..][..dim]);
                     }
                 } else {
                     I::gemm::<false, true>(Matrices {
