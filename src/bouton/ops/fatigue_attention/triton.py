@@ -286,7 +286,7 @@ def _backward(
     k_bar, v_bar = k.new_empty(each, dtype=partial), v.new_empty(each, dtype=partial)
     calcium_bar_in, pool_bar_in = torch.empty_like(calcium_bar), torch.empty_like(pool_bar)
     programs = -(-tk // tiles.keys)
-    sums = total.new_empty(batch * heads * programs * kernels.SUMS.value if learned else 0)
+    sums = total.new_zeros(batch * heads * programs * kernels.SUMS.value if learned else 0)
     kernels.backward[(programs, batch * heads)](
         q, k, v, out_bar, table, seg_q, seg_k, boundaries, inverse, shift, calcium_bar, pool_bar,
         q_bar, k_bar, v_bar, calcium_bar_in, pool_bar_in, sums,

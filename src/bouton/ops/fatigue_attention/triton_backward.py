@@ -27,13 +27,14 @@ from bouton.ops.fatigue_attention.triton_synapse import (
     B,
     S,
     affine,
+    anchored,
     calcium_trail,
-    column,
     exp2,
     log2,
     pool_trail,
     reciprocal,
     release,
+    row_of,
     spikes,
     strength,
     tile_of,
@@ -113,10 +114,10 @@ def backward(
     old = tk - tq
     blocks = tl.cdiv(tq, BM)
     keys = key_start + tl.arange(0, BN)
-    cols = tl.arange(0, BM)
+    rows = tl.arange(0, BM)
     depth = tl.arange(0, BD)
     here = keys < tk
-    last = (cols == BM - 1)[None, :]
+    last = (rows == BM - 1)[:, None]
     EVEN: tl.constexpr = D == BD
     rho_c, alpha = tl.load(row + RHO_C), tl.load(row + ALPHA)
     rho_r, recovery, r_max = tl.load(row + RHO_R), tl.load(row + RECOVERY), tl.load(row + R_MAX)
@@ -135,11 +136,11 @@ def backward(
 
     dk = tl.zeros((BN, BD), tl.float32)
     dv = tl.zeros((BN, BD), tl.float32)
-    zero = tl.zeros((BN,), tl.float32)
+    zero = tl.zeros((BM // 4, BN // 4), tl.float32)
     if LEARNED:
         sum_w, sum_log, sum_pool, sum_left = zero, zero, zero, zero
         sum_x, sum_s, sum_hill, sum_rest, sum_alpha, sum_c = zero, zero, zero, zero, zero, zero
-        rest_rho_r, rest_rho_c, rest_r_max = zero, zero, zero
+    base = sums + (which * tl.num_programs(0) + tl.program_id(0)) * SUMS
 
     first = tl.maximum(key_start - old, 0) // BM
     stop = blocks
@@ -152,24 +153,25 @@ def backward(
             fade_c = exp2(idle * log2(rho_c))
             if LEARNED:
                 pool = tl.load(trail_base + (stop * 2 + 1) * tk, mask=here, other=0.0)
-                rest_r_max = r_bar * (1 - fade_r)
+                tl.store(base + 12, tl.sum(r_bar * (1 - fade_r), axis=0))
                 rest_rho_r = r_bar * (pool - r_max) * idle * exp2((idle - 1) * log2(rho_r))
+                tl.store(base + 10, tl.sum(rest_rho_r, axis=0))
                 if not AGED:
                     calcium = tl.load(trail_base + stop * 2 * tk, mask=here, other=0.0)
                     rest_rho_c = c_bar * calcium * idle * exp2((idle - 1) * log2(rho_c))
+                    tl.store(base + 11, tl.sum(rest_rho_c, axis=0))
             r_bar *= fade_r
             if not AGED:
                 c_bar *= fade_c
-    if LEARNED:
-        sum_pool = r_bar
+    all_pools = tl.sum(r_bar, axis=0)
 
     for back in range(0, stop - first):
         block = stop - 1 - back
         start = block * BM
-        queries = start + cols
+        queries = start + rows
         valid = queries < tq
         q_tile = tile_of(q_base, queries, stride_qt, tq, depth, D, EVEN)
-        scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)
+        scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)
         spike = spikes(
             scores, scale, key_start, keys, start, old, tq, window, of_keys, segments_q + batch * tq,
             BM, BN, WINDOW, SEGMENTS,
@@ -178,87 +180,86 @@ def backward(
             p = tl.where(spike > 0, tl.load(row + AGE), 0.0)
         else:
             calcium = tl.load(trail_base + block * 2 * tk, mask=here, other=0.0)
-            trail, softplus = calcium_trail(spike, calcium, cols, rho_c, alpha)
+            trail, softplus = calcium_trail(spike, calcium, rows, rho_c, alpha)
             p, gate, coupling, hill = release(spike, trail, row, TERMS, GENERAL)
         pool = tl.load(trail_base + (block * 2 + 1) * tk, mask=here, other=0.0)
-        released, left = pool_trail(p, pool, cols, rho_r, recovery, MINIMUM)
+        released, left = pool_trail(p, pool, rows, rho_r, recovery, MINIMUM)
         reach = eps + released
 
         # The sum over values.
         bar_tile = tile_of(out_bar + which * tq * D, queries, D, tq, depth, D, EVEN)
         one_over = tl.load(inverse + which * tq + queries, mask=valid, other=0.0)
         mean = tl.load(shift + which * tq + queries, mask=valid, other=0.0)
-        slope = tl.dot(v_tile, tl.trans(bar_tile), input_precision=PRECISION)
-        slope = slope * one_over[None, :] - mean[None, :]
-        power = strength(reach, lam, GENERAL)
-        n = spike * power
-        dv = tl.dot((n * one_over[None, :]).to(bar_tile.dtype), bar_tile, dv, input_precision=PRECISION)
+        slope = anchored(tl.dot(bar_tile, tl.trans(v_tile), input_precision=PRECISION))
+        slope = slope * one_over[:, None] - mean[:, None]
+        n = spike * strength(reach, lam, GENERAL)
+        share = (n * one_over[:, None]).to(bar_tile.dtype)
+        dv = tl.dot(tl.trans(share), bar_tile, dv, input_precision=PRECISION)
         score_bar = n * slope
         w_bar = spike * slope
         if GENERAL and lam != 1.0:
             w_bar = score_bar * lam * reciprocal(reach)
         if LEARNED:
-            sum_w += tl.sum(w_bar, axis=1)
-            sum_log += tl.sum(score_bar * log2(reach), axis=1) * LN_2
+            sum_w += folded(w_bar, BM, BN)
+            sum_log += folded(score_bar * log2(reach), BM, BN)
 
         # The pool, backwards. Queries beyond the last pass its adjoint on.
-        rho_row = tl.where(valid, rho_r, 1.0)[None, :]
+        rho_row = tl.where(valid, rho_r, 1.0)[:, None]
         if MINIMUM:
-            enough = left > tl.where(valid, 0.0, -1.0)[None, :]
+            enough = left > tl.where(valid, 0.0, -1.0)[:, None]
             gain = tl.where(enough, rho_row, 0.0)
             drive = tl.where(enough, 0.0, w_bar)
         else:
             keep = tl.maximum(1 - p, 6e-8)
             gain = keep * rho_row
             drive = p * w_bar
-        drive = tl.where(last, gain * r_bar[:, None] + drive, drive)
-        _, adjoint = tl.associative_scan((gain, drive), 1, affine, reverse=True)
+        drive = tl.where(last, gain * r_bar[None, :] + drive, drive)
+        _, adjoint = tl.associative_scan((gain, drive), 0, affine, reverse=True)
+        r_bar = row_of(adjoint, rows, 0)
         # The adjoint of the pool after a query, which P needs, follows from the one before it without a shift.
         if MINIMUM:
             p_bar = tl.where(enough, w_bar - adjoint, 0.0)
+            passed = tl.maximum(left, 0.0) * adjoint
         else:
-            over = reciprocal(keep)
-            p_bar = left * over * (w_bar - (adjoint - p * w_bar) * over)
+            over = left * reciprocal(keep)
+            passed = adjoint - p * w_bar
+            p_bar = over * (w_bar - passed * reciprocal(keep))
+            passed *= over
         if LEARNED:
-            sum_pool += tl.sum(tl.where(valid[None, :], adjoint, 0.0), axis=1)
-            if MINIMUM:
-                sum_left += tl.sum(tl.where(valid[None, :], tl.maximum(left, 0.0) * adjoint, 0.0), axis=1)
-            else:
-                term = (adjoint - p * w_bar) * left * over
-                sum_left += tl.sum(tl.where(valid[None, :], term, 0.0), axis=1)
-        r_bar = column(adjoint, cols, 0)
+            sum_pool += folded(tl.where(valid[:, None], adjoint, 0.0), BM, BN)
+            sum_left += folded(tl.where(valid[:, None], passed, 0.0), BM, BN)
 
         if AGED:
             if LEARNED:
-                sum_x += tl.sum(tl.where(spike > 0, p_bar, 0.0), axis=1)
+                sum_x += folded(tl.where(spike > 0, p_bar, 0.0), BM, BN)
         else:
             p_bar *= p
             rest = p_bar - p_bar * coupling
             score_bar += rest
             x_bar = p_bar - p_bar * gate
-            # The calcium, backwards.
+            # The calcium, backwards: its adjoint decays from one query to the one before, not after the last.
             drive = x_bar * hill * hill * s_k_d
-            drive = tl.where(last, c_bar[:, None] + drive, drive)
-            gain = tl.where(queries < tq - 1, rho_c, 1.0)[None, :] + tl.zeros_like(drive)
-            _, adjoint = tl.associative_scan((gain, drive), 1, affine, reverse=True)
+            drive = tl.where(last, c_bar[None, :] + drive, drive)
+            gain = tl.where(queries < tq - 1, rho_c, 1.0)[:, None] + tl.zeros_like(drive)
+            _, adjoint = tl.associative_scan((gain, drive), 0, affine, reverse=True)
+            c_bar = rho_c * row_of(adjoint, rows, 0)
             score_bar += alpha * adjoint * (spike * reciprocal(1 + spike))
             if LEARNED:
                 sensed = trail * hill
-                sum_x += tl.sum(x_bar, axis=1)
-                sum_s += tl.sum(x_bar * sensed, axis=1)
-                sum_hill += tl.sum(x_bar * sensed * hill, axis=1)
-                sum_rest += tl.sum(rest, axis=1)
-                sum_alpha += tl.sum(adjoint * softplus, axis=1)
+                sum_x += folded(x_bar, BM, BN)
+                sum_s += folded(x_bar * sensed, BM, BN)
+                sum_hill += folded(x_bar * sensed * hill, BM, BN)
+                sum_rest += folded(rest, BM, BN)
+                sum_alpha += folded(adjoint * softplus, BM, BN)
                 decayed = adjoint * (trail - alpha * softplus)
-                sum_c += tl.sum(tl.where(valid[None, :], decayed, 0.0), axis=1)
-            c_bar = rho_c * column(adjoint, cols, 0)
+                sum_c += folded(tl.where(valid[:, None], decayed, 0.0), BM, BN)
 
         score_bar = score_bar.to(q_tile.dtype)
-        dk = tl.dot(score_bar, q_tile, dk, input_precision=PRECISION)
-        dq = tl.dot(tl.trans(k_tile), score_bar, input_precision=PRECISION)
-        at = (which * tq + queries[None, :]) * D + depth[:, None]
+        dk = tl.dot(tl.trans(score_bar), q_tile, dk, input_precision=PRECISION)
+        dq = tl.dot(score_bar, k_tile, input_precision=PRECISION)
+        at = (which * tq + queries[:, None]) * D + depth[None, :]
         # `scale` has the log2(e) of the exponential.
-        tl.atomic_add(q_bar + at, dq * (scale * LN_2), mask=valid[None, :] & (depth < D)[:, None], sem="relaxed")
+        tl.atomic_add(q_bar + at, dq * (scale * LN_2), mask=valid[:, None] & (depth < D)[None, :], sem="relaxed")
 
     inside = here[:, None] & (depth < D)[None, :]
     at = (which * tk + keys[:, None]) * D + depth[None, :]
@@ -268,21 +269,23 @@ def backward(
     tl.store(pool_bar_in + which * tk + keys, r_bar, mask=here)
     if LEARNED:
         # The adjoints after each query are those before it, shifted by one.
-        sum_pool -= r_bar
-        base = sums + (which * tl.num_programs(0) + tl.program_id(0)) * SUMS
-        tl.store(base + 0, tl.sum(tl.where(here, sum_w, 0.0), axis=0))
-        tl.store(base + 1, tl.sum(tl.where(here, sum_log, 0.0), axis=0))
-        tl.store(base + 2, tl.sum(tl.where(here, sum_pool, 0.0), axis=0))
-        tl.store(base + 3, tl.sum(tl.where(here, sum_left, 0.0), axis=0))
-        tl.store(base + 4, tl.sum(tl.where(here, sum_x, 0.0), axis=0))
-        tl.store(base + 5, tl.sum(tl.where(here, sum_s, 0.0), axis=0))
-        tl.store(base + 6, tl.sum(tl.where(here, sum_hill, 0.0), axis=0))
-        tl.store(base + 7, tl.sum(tl.where(here, sum_rest, 0.0), axis=0))
-        tl.store(base + 8, tl.sum(tl.where(here, sum_alpha, 0.0), axis=0))
-        tl.store(base + 9, tl.sum(tl.where(here, sum_c, 0.0), axis=0))
-        tl.store(base + 10, tl.sum(tl.where(here, rest_rho_r, 0.0), axis=0))
-        tl.store(base + 11, tl.sum(tl.where(here, rest_rho_c, 0.0), axis=0))
-        tl.store(base + 12, tl.sum(tl.where(here, rest_r_max, 0.0), axis=0))
+        all_pools += tl.sum(tl.sum(sum_pool, axis=1), axis=0) - tl.sum(r_bar, axis=0)
+        tl.store(base + 0, tl.sum(tl.sum(sum_w, axis=1), axis=0))
+        tl.store(base + 1, tl.sum(tl.sum(sum_log, axis=1), axis=0) * LN_2)
+        tl.store(base + 2, all_pools)
+        tl.store(base + 3, tl.sum(tl.sum(sum_left, axis=1), axis=0))
+        tl.store(base + 4, tl.sum(tl.sum(sum_x, axis=1), axis=0))
+        tl.store(base + 5, tl.sum(tl.sum(sum_s, axis=1), axis=0))
+        tl.store(base + 6, tl.sum(tl.sum(sum_hill, axis=1), axis=0))
+        tl.store(base + 7, tl.sum(tl.sum(sum_rest, axis=1), axis=0))
+        tl.store(base + 8, tl.sum(tl.sum(sum_alpha, axis=1), axis=0))
+        tl.store(base + 9, tl.sum(tl.sum(sum_c, axis=1), axis=0))
+
+
+@triton.jit
+def folded(x, BM: tl.constexpr, BN: tl.constexpr):
+    """Sums of x over squares of 4 queries by 4 keys, which are a thread's own: no shuffles."""
+    return tl.sum(tl.sum(tl.reshape(x, (BM // 4, 4, BN // 4, 4)), axis=3), axis=1)
 
 
 @triton.jit

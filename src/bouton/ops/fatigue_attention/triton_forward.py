@@ -21,12 +21,12 @@ from bouton.ops.fatigue_attention.triton_synapse import (
     RHO_C,
     RHO_R,
     calcium_trail,
-    column,
     exp2,
     log2,
     pool_after,
     pool_trail,
     release,
+    row_of,
     spikes,
     strength,
     tile_of,
@@ -77,7 +77,7 @@ def advance(
     old = tk - tq
     blocks = tl.cdiv(tq, BM)
     keys = key_start + tl.arange(0, BN)
-    cols = tl.arange(0, BM)
+    rows = tl.arange(0, BM)
     depth = tl.arange(0, BD)
     here = keys < tk
     EVEN: tl.constexpr = D == BD
@@ -89,7 +89,7 @@ def advance(
     of_keys = keys
     if SEGMENTS:
         of_keys = tl.load(segments_k + batch * tk + keys, mask=here, other=0)
-    k_tile = tile_of(k + batch * stride_kb + (head // GROUP) * stride_kh, keys, stride_kt, tk, depth, D, EVEN)
+    k_tile = tl.trans(tile_of(k + batch * stride_kb + (head // GROUP) * stride_kh, keys, stride_kt, tk, depth, D, EVEN))
     q_base = q + batch * stride_qb + head * stride_qh
     trail_base = boundaries + which * blocks * 2 * tk + keys
 
@@ -101,8 +101,8 @@ def advance(
         tl.store(trail_base + block * 2 * tk, calcium, mask=here)
         tl.store(trail_base + (block * 2 + 1) * tk, pool, mask=here)
         start = block * BM
-        q_tile = tile_of(q_base, start + cols, stride_qt, tq, depth, D, EVEN)
-        scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)
+        q_tile = tile_of(q_base, start + rows, stride_qt, tq, depth, D, EVEN)
+        scores = tl.dot(q_tile, k_tile, input_precision=PRECISION)
         spike = spikes(
             scores, scale, key_start, keys, start, old, tq, window, of_keys, segments_q + batch * tq,
             BM, BN, WINDOW, SEGMENTS,
@@ -110,18 +110,17 @@ def advance(
         if AGED:
             p = tl.where(spike > 0, tl.load(row + AGE), 0.0)
         else:
-            trail, _ = calcium_trail(spike, calcium, cols, rho_c, alpha)
+            trail, _ = calcium_trail(spike, calcium, rows, rho_c, alpha)
             p, _, _, _ = release(spike, trail, row, TERMS, GENERAL)
-        _, left = pool_trail(p, pool, cols, rho_r, recovery, MINIMUM)
-        if start + BM <= tq:
+        _, left = pool_trail(p, pool, rows, rho_r, recovery, MINIMUM)
+        if not AGED:
+            calcium = row_of(trail, rows, BM - 1)
+        pool = pool_after(row_of(left, rows, BM - 1), rho_r, recovery, MINIMUM)
+        if start + BM > tq:
             if not AGED:
-                calcium = column(trail, cols, BM - 1)
-            last = column(left, cols, BM - 1)
-        else:
-            if not AGED:
-                calcium = column(trail, cols, tq - 1 - start)
-            last = column(left, cols, tq - 1 - start)
-        pool = pool_after(last, rho_r, recovery, MINIMUM)
+                calcium = tl.sum(tl.where((rows == tq - 1 - start)[:, None], trail, 0.0), axis=0)
+            last = tl.sum(tl.where((rows == tq - 1 - start)[:, None], left, 0.0), axis=0)
+            pool = pool_after(last, rho_r, recovery, MINIMUM)
 
     if WINDOW and stop < blocks:
         # No later query sees these keys: they rest.
@@ -182,20 +181,22 @@ def read(
     row = table + head * CONSTANTS
     old = tk - tq
     start = block * BM
-    cols = tl.arange(0, BM)
+    rows = tl.arange(0, BM)
     depth = tl.arange(0, BD)
     EVEN: tl.constexpr = D == BD
     rho_c, alpha = tl.load(row + RHO_C), tl.load(row + ALPHA)
     rho_r, recovery = tl.load(row + RHO_R), tl.load(row + RECOVERY)
     eps, lam = tl.load(row + EPS), tl.load(row + LAM)
 
-    q_tile = tl.trans(tile_of(q + batch * stride_qb + head * stride_qh, start + cols, stride_qt, tq, depth, D, EVEN))
+    q_tile = tile_of(q + batch * stride_qb + head * stride_qh, start + rows, stride_qt, tq, depth, D, EVEN)
     k_base = k + batch * stride_kb + (head // GROUP) * stride_kh
     v_base = v + batch * stride_vb + (head // GROUP) * stride_vh
     trail_base = boundaries + (which * blocks + block) * 2 * tk
 
-    weighted = tl.zeros((BD, BM), tl.float32)
-    weights = tl.zeros((BN, BM), tl.float32)
+    weighted = tl.zeros((BM, BD), tl.float32)
+    # The sum of n by the tensor cores too: a sum along axis 1 would be made of shuffles.
+    norms = tl.zeros((BM, 16), tl.float32)
+    ones = tl.full((BN, 16), 1.0, v.dtype.element_ty)
     low = 0
     if WINDOW:
         low = tl.maximum(old + start - window + 1, 0) // BN
@@ -205,7 +206,7 @@ def read(
         keys = key_start + tl.arange(0, BN)
         here = keys < tk
         k_tile = tile_of(k_base, keys, stride_kt, tk, depth, D, EVEN)
-        scores = tl.dot(k_tile, q_tile, input_precision=PRECISION)
+        scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)
         of_keys = keys
         if SEGMENTS:
             of_keys = tl.load(segments_k + batch * tk + keys, mask=here, other=0)
@@ -217,19 +218,20 @@ def read(
             p = tl.where(spike > 0, tl.load(row + AGE), 0.0)
         else:
             calcium = tl.load(trail_base + keys, mask=here, other=0.0)
-            trail, _ = calcium_trail(spike, calcium, cols, rho_c, alpha)
+            trail, _ = calcium_trail(spike, calcium, rows, rho_c, alpha)
             p, _, _, _ = release(spike, trail, row, TERMS, GENERAL)
         pool = tl.load(trail_base + tk + keys, mask=here, other=0.0)
-        released, _ = pool_trail(p, pool, cols, rho_r, recovery, MINIMUM)
+        released, _ = pool_trail(p, pool, rows, rho_r, recovery, MINIMUM)
         n = spike * strength(eps + released, lam, GENERAL)
-        weights += n
         v_tile = tile_of(v_base, keys, stride_vt, tk, depth, D, EVEN)
-        weighted = tl.dot(tl.trans(v_tile), n.to(v_tile.dtype), weighted, input_precision=PRECISION)
+        n = n.to(v_tile.dtype)
+        weighted = tl.dot(n, v_tile, weighted, input_precision=PRECISION)
+        norms = tl.dot(n, ones, norms, input_precision=PRECISION)
 
-    norm = tl.sum(weights, axis=0)
+    norm = tl.max(norms, axis=1)  # all columns are equal
     norm = tl.where(norm == 0, 1.0, norm)  # a query that sees nothing reads zero
-    result = tl.trans(weighted / norm[None, :])
-    queries = start + cols
+    result = weighted / norm[:, None]
+    queries = start + rows
     inside = (queries < tq)[:, None] & (depth < D)[None, :]
     target = out + (which * tq + queries[:, None]) * D + depth[None, :]
     tl.store(target, result.to(out.dtype.element_ty), mask=inside)

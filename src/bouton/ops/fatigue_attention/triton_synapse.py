@@ -1,9 +1,11 @@
-"""The synapses of one tile in Triton: keys on axis 0, queries on axis 1.
+"""The synapses of one tile in Triton: queries on axis 0, keys on axis 1.
 
-The scores of a tile are computed as K Q^T, so that the lanes which hold one key's queries are neighbours within a warp
-and both recurrences over the queries are scans along axis 1. The state before the tile enters the scans in their first
-column. A pair that is not seen has E = 0, after which no equation needs a case; so a logit below -87, whose exponential
-is zero in float32, counts as not seen.
+Both recurrences are scans along axis 0. What they cost is settled by how a tile lies in the registers: as the tensor
+cores leave it, the queries of a key are spread over the lanes of a warp, and every step of a scan is a shuffle.
+:func:`anchored` moves the scores once, through shared memory, to a layout in which a thread holds runs of queries, and
+only their ends are passed on. The state before the tile enters the scans in their first row. A pair that is not seen
+has E = 0, after which no equation needs a case; so a logit below -87, whose exponential is zero in float32, counts as
+not seen.
 """
 
 from __future__ import annotations
@@ -126,20 +128,31 @@ def max_affine(w1, a1, b1, w2, a2, b2):
 
 
 @triton.jit
-def column(x, cols, at):
-    """x[:, at]. As a sum of integers, which costs nothing where the compiler knows that a register is not of ``at``."""
-    bits = tl.where((cols == at)[None, :], x.to(tl.int32, bitcast=True), 0)
-    return tl.sum(bits, axis=1).to(tl.float32, bitcast=True)
+def newer(older, newer):
+    return newer
+
+
+@triton.jit
+def anchored(x):
+    """``x`` itself. A scan is the one operation that the compiler never leaves in the layout of a matrix product."""
+    return tl.associative_scan(x, 0, newer)
+
+
+@triton.jit
+def row_of(x, rows, at):
+    """x[at]. As a sum of integers, which costs nothing where the compiler knows that a register is not of row ``at``."""
+    bits = tl.where((rows == at)[:, None], x.to(tl.int32, bitcast=True), 0)
+    return tl.sum(bits, axis=0).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def visible(keys, positions, valid, segments_k, segments_q, window, WINDOW: tl.constexpr, SEGMENTS: tl.constexpr):
-    """Which queries at ``positions`` see which keys: (keys, queries)."""
-    seen = (keys[:, None] <= positions[None, :]) & valid[None, :]
+    """Which queries at ``positions`` see which keys: (queries, keys)."""
+    seen = (keys[None, :] <= positions[:, None]) & valid[:, None]
     if WINDOW:
-        seen = seen & (keys[:, None] > positions[None, :] - window)
+        seen = seen & (keys[None, :] > positions[:, None] - window)
     if SEGMENTS:
-        seen = seen & (segments_k[:, None] == segments_q[None, :])
+        seen = seen & (segments_k[None, :] == segments_q[:, None])
     return seen
 
 
@@ -161,7 +174,7 @@ def spikes(
     SEGMENTS: tl.constexpr,
 ):
     """E of a tile whose first query is ``query_start``."""
-    spike = exp2(scores * scale)
+    spike = exp2(anchored(scores) * scale)
     # Most tiles are seen as a whole, and then no mask is made.
     edge = (key_start + BN - 1 > old + query_start) | (query_start + BM > tq)
     if WINDOW:
@@ -193,12 +206,12 @@ def gate_of(hill_calcium, row, TERMS: tl.constexpr, GENERAL: tl.constexpr):
 
 
 @triton.jit
-def calcium_trail(spike, calcium, cols, rho_c, alpha):
+def calcium_trail(spike, calcium, rows, rho_c, alpha):
     """C after each query, and the softplus."""
     softplus = log2(1 + spike) * LN_2
     drive = alpha * softplus
-    drive = tl.where((cols == 0)[None, :], rho_c * calcium[:, None] + drive, drive)
-    _, trail = tl.associative_scan((tl.zeros_like(drive) + rho_c, drive), 1, affine)
+    drive = tl.where((rows == 0)[:, None], rho_c * calcium[None, :] + drive, drive)
+    _, trail = tl.associative_scan((tl.zeros_like(drive) + rho_c, drive), 0, affine)
     return trail, softplus
 
 
@@ -216,22 +229,22 @@ def release(spike, trail, row, TERMS: tl.constexpr, GENERAL: tl.constexpr):
 
 
 @triton.jit
-def pool_trail(p, pool, cols, rho_r, recovery, MINIMUM: tl.constexpr):
+def pool_trail(p, pool, rows, rho_r, recovery, MINIMUM: tl.constexpr):
     """W, and z = R - P (rule "min") or R (1 - P) (rule "mul"), of which the next pool is a function.
 
     Rule "min": z_t = max(rho_r z_{t-1} + e_t, e_t) with e_t = recovery - P_t, except that z_0 = pool - P_0.
     """
-    first = (cols == 0)[None, :]
+    first = (rows == 0)[:, None]
     if MINIMUM:
         drive = recovery - p
         shift = tl.where(first, -1e30, drive)
-        floor = tl.where(first, pool[:, None] - p, drive)
-        _, _, left = tl.associative_scan((tl.zeros_like(p) + rho_r, shift, floor), 1, max_affine)
+        floor = tl.where(first, pool[None, :] - p, drive)
+        _, _, left = tl.associative_scan((tl.zeros_like(p) + rho_r, shift, floor), 0, max_affine)
         released = p + tl.minimum(left, 0.0)
     else:
         keep = tl.maximum(1 - p, 6e-8)  # P = 1 would leave no trace of R
-        drive = keep * tl.where(first, pool[:, None], recovery)
-        _, left = tl.associative_scan((keep * rho_r, drive), 1, affine)
+        drive = keep * tl.where(first, pool[None, :], recovery)
+        _, left = tl.associative_scan((keep * rho_r, drive), 0, affine)
         released = p * left * reciprocal(keep)
     return released, left
 
