@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from torch import Tensor, cat
 from torch.compiler import assume_constant_result
 
-from bouton.ops.backends import register_backend, select
+from bouton.ops.backends import register_backend, requested, select
 from bouton.ops.fatigue_attention import reference, rust
 from bouton.ops.fatigue_attention import torch as torch_backend
+from bouton.ops.fatigue_attention import triton as triton_backend
 from bouton.ops.fatigue_attention.reference import RELEASES, RULES, Kinetics
 
 __all__ = ["RELEASES", "RULES", "Kinetics", "fatigue_attention"]
@@ -20,6 +21,8 @@ __all__ = ["RELEASES", "RULES", "Kinetics", "fatigue_attention"]
 OP = "fatigue_attention"
 register_backend(OP, "torch")
 register_backend(OP, "rust", devices=("cpu",), why_not=rust.why_not)
+_TRITON_DEVICES = ("cuda", "cpu") if triton_backend.interpreted() else ("cuda",)
+register_backend(OP, "triton", devices=_TRITON_DEVICES, why_not=triton_backend.why_not)
 
 
 def fatigue_attention(
@@ -69,8 +72,9 @@ def fatigue_attention(
     calcium, pool = _initial_state(q, k, kinetics, state)
     if bias is not None:
         bias = bias[(None,) * (4 - bias.dim())]
-    chosen = _choose(q.device.type, backend, rust.refuses(q, bias))
-    execute = rust.forward if chosen == "rust" else torch_backend.forward
+    named = "triton" in (backend, requested(OP))
+    chosen = _choose(q.device.type, backend, rust.refuses(q, bias), triton_backend.refuses(q, k, v, bias, named))
+    execute = {"rust": rust, "triton": triton_backend}.get(chosen, torch_backend).forward
     out, calcium, pool = execute(
         q,
         k,
@@ -89,9 +93,10 @@ def fatigue_attention(
 
 
 @assume_constant_result  # torch.compile asks once, while it traces
-def _choose(device: str, backend: str, not_rust: str | None) -> str:
-    """Name of the backend; ``not_rust`` is what speaks against rust in this call."""
-    return select(OP, device, backend, {} if not_rust is None else {"rust": not_rust})
+def _choose(device: str, backend: str, not_rust: str | None, not_triton: str | None) -> str:
+    """Name of the backend; ``not_rust`` and ``not_triton`` are what speaks against them in this call."""
+    against = {"rust": not_rust, "triton": not_triton}
+    return select(OP, device, backend, {name: reason for name, reason in against.items() if reason is not None})
 
 
 def _initial_state(

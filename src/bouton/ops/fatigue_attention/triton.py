@@ -51,10 +51,13 @@ def refuses(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, named: bool) -
     """Why the kernels cannot execute a call with these arguments; None if they can.
 
     Args:
-        named: whether the backend was asked for by name; else the interpreter is never taken.
+        named: whether the backend was asked for by name.
     """
     if q.device.type == "cpu" and not named:
         return "runs on a CPU only under the interpreter, and then only if asked for by name"
+    if not named:
+        # Equal to the definition under the interpreter, compiled for sm_90; its first run on a device is still to come.
+        return "has not been measured on a GPU yet: ask for it by name (kernels.fatigue_attention=triton)"
     if q.dtype not in DTYPES or k.dtype != q.dtype or v.dtype != q.dtype:
         names = ", ".join(str(x.dtype).removeprefix("torch.") for x in (q, k, v))
         return f"takes q, k, v that are all float32 or all bfloat16, not {names}"
@@ -325,7 +328,14 @@ def _(
     learned: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     q_bar, k_bar, v_bar, kinetics_bar = (x.new_empty(x.shape) for x in (q, k, v, kinetics))
-    return q_bar, k_bar, v_bar, kinetics_bar, calcium_bar.new_empty(calcium_bar.shape), pool_bar.new_empty(pool_bar.shape)
+    return (
+        q_bar,
+        k_bar,
+        v_bar,
+        kinetics_bar,
+        calcium_bar.new_empty(calcium_bar.shape),
+        pool_bar.new_empty(pool_bar.shape),
+    )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

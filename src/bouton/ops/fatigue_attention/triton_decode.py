@@ -117,9 +117,7 @@ def decode(
 
 
 @triton.jit
-def combine(
-    parts, totals, out, tq, programs, D: tl.constexpr, BD: tl.constexpr, BP: tl.constexpr
-):
+def combine(parts, totals, out, tq, programs, D: tl.constexpr, BD: tl.constexpr, BP: tl.constexpr):
     """One query's output (B * Hq, Tq, D) from what the programs of :func:`decode` read."""
     t = tl.program_id(0)
     which = tl.program_id(1).to(tl.int64)

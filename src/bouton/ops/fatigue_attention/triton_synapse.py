@@ -140,7 +140,7 @@ def anchored(x):
 
 @triton.jit
 def row_of(x, rows, at):
-    """x[at]. As a sum of integers, which costs nothing where the compiler knows that a register is not of row ``at``."""
+    """x[at], as a sum of integers: costs nothing where the compiler knows that a register is not of row ``at``."""
     bits = tl.where((rows == at)[:, None], x.to(tl.int32, bitcast=True), 0)
     return tl.sum(bits, axis=0).to(tl.float32, bitcast=True)
 
