@@ -21,6 +21,6 @@ def test_ops_and_their_benchmark_need_torch_alone(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    recorded = json.loads(result.read_text())
+    (recorded,) = json.loads(result.read_text())
     assert {entry["op"] for entry in recorded["results"]} >= {"fatigue_attention", "fast_weights", "oscillate"}
-    assert all(value <= 2e-5 for entry in recorded["results"] for value in entry["errors"].values())
+    assert all(entry["errors"] and entry["passes"] and not entry["wrong"] for entry in recorded["results"])

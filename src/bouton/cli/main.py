@@ -23,6 +23,7 @@ COMMANDS = {
     "generate": Command("bouton.apps.generate:main", "continue a prompt with a trained run"),
     "mechanisms": Command("bouton.apps.mechanisms:main", "list the mechanisms: sockets, state, parameters, source"),
     "kernels": Command("bouton.apps.kernels:main", "list the ops and which backends run here, or why not"),
+    "bench": Command("bouton.apps.bench:main", "check the ops against their definitions and time them against peers"),
 }
 
 

@@ -1,0 +1,75 @@
+"""The gate: what an execution computes, against the float64 definition, before anything is timed."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from bouton.ops.benchmarks.case import Case, Inputs, MakeInputs, Run, generator
+
+# Inputs, weights and results are rounded to 8 bits of mantissa.
+BFLOAT16_LIMIT = 2e-2
+
+
+def on(inputs: Inputs, device: str) -> Inputs:
+    """The inputs on a device."""
+    return {name: x.to(device) for name, x in inputs.items()}
+
+
+def limit(case: Case, name: str, dtype: torch.dtype) -> float:
+    """Largest relative error that the gate lets pass."""
+    allowed = case.limits.get(name, case.limits["*"])
+    return allowed if dtype == torch.float32 else max(allowed, BFLOAT16_LIMIT)
+
+
+def errors(case: Case, run: Run, device: str, dtype: torch.dtype) -> dict[str, float]:
+    """Relative error (Euclidean norm) of every output and of the gradient of every input; the worst of all problems.
+
+    Outputs are compared with and without recording of gradients: these may be different kernels.
+    """
+    worst: dict[str, float] = {}
+    for problem in case.problems:
+        expected = _expected(case.exact, case.outputs, problem, dtype)
+        with torch.no_grad():
+            silent = dict(zip(case.outputs, run(on(problem(dtype), device)), strict=True))
+        recorded = results(run, case.outputs, on(problem(dtype), device))
+        for actual in (silent, recorded):
+            for name, value in actual.items():
+                worst[name] = _worse(worst.get(name, 0.0), _relative(value, expected[name]))
+    return worst
+
+
+def wrong(case: Case, found: dict[str, float], dtype: torch.dtype) -> dict[str, float]:
+    """The errors beyond their limits; one that is not a number is beyond any."""
+    return {name: error for name, error in found.items() if not error <= limit(case, name, dtype)}
+
+
+def results(run: Run, outputs: tuple[str, ...], inputs: Inputs) -> dict[str, Tensor]:
+    """Outputs, and as ``d<name>`` the gradients of a fixed random function of all of them in every input."""
+    leaves = {name: x.clone().requires_grad_() for name, x in inputs.items()}
+    values = run(dict(leaves))
+    bars = [torch.randn(x.shape, generator=generator(1 + i)) for i, x in enumerate(values)]
+    total = sum(((x.double() * bar.to(x.device)).sum() for x, bar in zip(values, bars, strict=True)), torch.zeros(()))
+    assert isinstance(total, Tensor)
+    grads = torch.autograd.grad(total, list(leaves.values()))
+    return {
+        **{name: x.detach() for name, x in zip(outputs, values, strict=True)},
+        **{f"d{name}": grad for name, grad in zip(leaves, grads, strict=True)},
+    }
+
+
+@cache
+def _expected(exact: Run, outputs: tuple[str, ...], problem: MakeInputs, dtype: torch.dtype) -> dict[str, Tensor]:
+    return results(exact, outputs, {name: x.double() for name, x in problem(dtype).items()})
+
+
+def _relative(actual: Tensor, expected: Tensor) -> float:
+    if actual.shape != expected.shape:
+        return float("inf")
+    return float((actual.detach().cpu().double() - expected).norm() / expected.norm())
+
+
+def _worse(a: float, b: float) -> float:
+    return b if b != b else max(a, b)  # a NaN stays
