@@ -3,6 +3,7 @@
 #
 #   make train TRAIN_ARGS="mechanism=hebb seed=1"   overrides for the training run
 #   make test TEST_ARGS="tests/ops -k hebb"         arguments for pytest
+#   make bench BENCH_ARGS="fatigue_attention"       words for bouton bench
 #   make PYTHON=/path/to/python3.12 ...             the Python that the environment is made with
 
 VENV ?= .venv
@@ -10,6 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 TRAIN_ARGS ?=
 TEST_ARGS ?= tests
+BENCH_ARGS ?=
 # About four minutes on two cores, whatever their speed: the schedule ends with the last step, the limit is a safeguard.
 TRAIN_RECIPE := mechanism=presyn+hebb experiment=first_run
 
@@ -31,7 +33,7 @@ help:
 	@echo "make train   train presyn+hebb on the Python standard library, a few minutes"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff: rules and format          make types  mypy"
-	@echo "make rust    build the Rust kernels again    make bench  measure the platform's overhead"
+	@echo "make rust    build the Rust kernels again    make bench  check and time the ops, a training step"
 	@echo "make clean   remove caches and builds, not the environment and not the runs"
 
 env: $(KERNELS)
@@ -54,7 +56,9 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(KERNELS)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	$(BIN)/bouton bench $(BENCH_ARGS)
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/overhead.py
 
 rust: $(INSTALLED)
 	@test -n "$(CARGO)" || { echo "error: cargo is not on this machine: install Rust, then make rust" >&2; exit 1; }

@@ -68,7 +68,7 @@ def toy(*executions: Execution) -> Case:
         exact=lambda x: (x["a"] * x["x"].square(),),
         problems=(make_inputs,),
         out_like="x",
-        limits={"*": 1e-6},
+        limits={"*": 1e-5},
         gate="",
         work={FORWARD: Work(flops=80.0)},
     )
@@ -108,7 +108,7 @@ def test_a_kernel_that_raises_in_the_gate_is_wrong_and_one_that_cannot_be_made_i
 
 def test_a_right_kernel_has_figures_against_its_peer() -> None:
     (result,) = measure_all([toy(square())], QUICK)
-    assert not result["wrong"] and max(result["errors"]["mine"].values()) < 1e-6
+    assert not result["wrong"] and max(result["errors"]["mine"].values()) < 1e-5
     assert set(result["errors"]["mine"]) == {"y", "dx", "da"}
     figure = result["passes"][FORWARD]["mine"]
     assert figure["flops_per_second"] == pytest.approx(80.0 / (1e-3 * figure["wall_ms"]))
@@ -180,11 +180,11 @@ def test_the_limit_is_the_slower_of_arithmetic_and_traffic() -> None:
 
 def test_every_registered_op_of_the_platform_has_cases() -> None:
     assert set(ops()) >= {"fatigue_attention", "fast_weights", "oscillate", "lateral_inhibition"}
-    assert set(ops()) <= set(backends.ops())
     for device in ("cpu", "cuda"):
         for shapes in ("issue", "all", "small"):
             found = [(case.op, case.name) for case in cases(None, device, shapes)]
             assert len(found) == len(set(found)), "memory is measured in a process that finds the case by its name"
+    assert set(ops()) <= set(backends.ops())
 
 
 def test_the_issue_names_these_cases() -> None:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from bouton.ops.benchmarks.case import Case, Inputs, MakeInputs, Run, generator
 
-# Inputs, weights and results are rounded to 8 bits of mantissa.
-BFLOAT16_LIMIT = 2e-2
+# bfloat16 keeps 8 bits of mantissa. Gradients of constants sum over all pairs with cancellation, where the rounding of
+# every output stays: there, where float32 is allowed much too, the gate tells gross faults only.
+BFLOAT16_LIMIT, BFLOAT16_LIMIT_OF_SUMS, MUCH = 2e-2, 0.5, 1e-4
 
 
 def on(inputs: Inputs, device: str) -> Inputs:
@@ -21,7 +22,9 @@ def on(inputs: Inputs, device: str) -> Inputs:
 def limit(case: Case, name: str, dtype: torch.dtype) -> float:
     """Largest relative error that the gate lets pass."""
     allowed = case.limits.get(name, case.limits["*"])
-    return allowed if dtype == torch.float32 else max(allowed, BFLOAT16_LIMIT)
+    if dtype == torch.float32:
+        return allowed
+    return BFLOAT16_LIMIT_OF_SUMS if allowed > MUCH else BFLOAT16_LIMIT
 
 
 def errors(case: Case, run: Run, device: str, dtype: torch.dtype) -> dict[str, float]:

@@ -54,9 +54,8 @@ def execute(rule: str, backend: str) -> Run:
 
     def run(x: Inputs) -> tuple[Tensor, ...]:
         state = {"fast": x["fast_0"], "slow": x["slow_0"]} if "fast_0" in x else None
-        read, after = fast_weights(
-            x["q"], x["k"], x["v"], x["eta"], rule=rule, state=state, backend=backend, **constants
-        )
+        constants = {"rho_f": x["rho_f"], "rho_s": x["rho_s"], "eta_s": x["eta_s"]}
+        read, after = run_op(x["q"], x["k"], x["v"], x["eta"], state=state, **constants)
         return read, after["fast"], after["slow"]
 
     return run

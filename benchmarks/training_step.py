@@ -1,0 +1,154 @@
+"""What mechanisms cost in training: one optimizer step of a 10 M-parameter body, with each of them and without.
+
+All arms live in one process and make their steps in turn on the same batch, so that a change in the machine's speed
+meets all alike. A step is the training module's own loss, its backward pass, the clipping of the gradients, and AdamW.
+
+    python benchmarks/training_step.py [--rounds 12] [--threads N] [--json FILE] [overrides ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import bouton
+from bouton.errors import BoutonError
+from bouton.files import write_json
+from bouton.ops import backends
+from bouton.ops.benchmarks.machine import describe
+from bouton.ops.benchmarks.timing import Sample, ratio
+from bouton.training.module import TrainingModule
+
+ARMS = ("none", "presyn", "hebb", "presyn+hebb")
+VOCABULARY = 1024
+BODY = (
+    "model.num_layers=8",
+    "model.hidden_size=320",
+    "model.num_heads=5",
+    f"model.vocab_size={VOCABULARY}",
+    "data.seq_len=512",
+    "data.batch_size=4",
+)
+
+
+class Arm:
+    """A body with its mechanisms, its optimizer, and a clock around its steps."""
+
+    def __init__(self, mechanism: str, overrides: list[str]) -> None:
+        cfg = bouton.compose(f"mechanism={mechanism}", *BODY, *overrides)
+        self.batch_size, self.seq_len = int(cfg.data.batch_size), int(cfg.data.seq_len)
+        self.module = TrainingModule(
+            bouton.build(cfg),
+            optimizer=dict(cfg.optimizer),
+            schedule={"name": "constant"},
+            max_steps=1000,
+            targets_per_batch=self.batch_size * self.seq_len,
+            token_bytes=torch.ones(int(cfg.model.vocab_size)),
+        )
+        self.optimizer = self.module.configure_optimizers()["optimizer"]
+        self.parameters = sum(p.numel() for p in self.module.parameters())
+        self.sample = Sample()
+        self.losses: list[float] = []
+
+    def step(self, batch: dict[str, Tensor]) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        loss = self.module.training_step(batch, 0)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.losses.append(loss.item())
+        self.sample.wall.append(time.perf_counter() - wall)
+        self.sample.cpu.append(time.process_time() - cpu)
+
+
+def make_batch(arm: Arm, generator: torch.Generator) -> dict[str, Tensor]:
+    """Random tokens of packed rows: a document begins with each row and about every 200 tokens after."""
+    shape = arm.batch_size, arm.seq_len
+    tokens = torch.randint(VOCABULARY, shape, generator=generator)
+    starts = torch.rand(shape, generator=generator) < 1 / 200
+    starts[:, 0] = True
+    return {"tokens": tokens, "targets": tokens.roll(-1, 1), "starts": starts}
+
+
+def measure(rounds: int, overrides: list[str], arms: tuple[str, ...] = ARMS) -> dict[str, Any]:
+    """Median milliseconds of a step of each arm, and its ratio to the first."""
+    backends.configure()
+    built = {name: Arm(name, overrides) for name in arms}
+    base = next(iter(built.values()))
+    generator = torch.Generator().manual_seed(0)
+    names = list(built)
+    for index in range(rounds + 2):
+        if index == 2:  # two steps of each to warm up
+            for arm in built.values():
+                arm.sample = Sample()
+        batch = make_batch(base, generator)
+        turn = index % len(names)
+        for name in names[turn:] + names[:turn]:
+            built[name].step(batch)
+    return {
+        "arms": {
+            name: {
+                "parameters": arm.parameters,
+                "wall_ms": 1e3 * arm.sample.median("wall"),
+                "cpu_ms": 1e3 * arm.sample.median("cpu"),
+                "ratio": {} if arm is base else ratio(arm.sample, base.sample),
+                "loss": [arm.losses[0], arm.losses[-1]],
+            }
+            for name, arm in built.items()
+        },
+        "kernels": {choice.op: choice.backend for choice in backends.report()},
+        "batch": [base.batch_size, base.seq_len],
+        "rounds": rounds,
+        "overrides": [*BODY, *overrides],
+        "machine": describe("cpu"),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--json", type=Path)
+    options, overrides = parser.parse_known_args()
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    result = measure(options.rounds, overrides)
+    batch = " x ".join(map(str, result["batch"]))
+    table = Table(title=f"A training step on {batch} tokens, float32, {torch.get_num_threads()} threads")
+    for column in ("mechanism", "parameters", "step", "ratio", "quartiles", "cpu ratio"):
+        table.add_column(column, justify="left" if column == "mechanism" else "right")
+    for name, arm in result["arms"].items():
+        wall, cpu = arm["ratio"].get("wall"), arm["ratio"].get("cpu")
+        table.add_row(
+            name,
+            f"{arm['parameters'] / 1e6:.2f} M",
+            f"{arm['wall_ms']:.0f} ms",
+            f"{wall['ratio']:.3f}" if wall else "1",
+            "{:.3f} to {:.3f}".format(*wall["quartiles"]) if wall else "",
+            f"{cpu['ratio']:.3f}" if cpu else "",
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("kernels: " + ", ".join(f"{op}: {name}" for op, name in result["kernels"].items()), markup=False)
+    if options.json:
+        write_json(options.json, result)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except BoutonError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
