@@ -9,7 +9,6 @@ meets all alike. A step is the training module's own loss, its backward pass, th
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import time
 from pathlib import Path

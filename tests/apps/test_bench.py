@@ -1,4 +1,5 @@
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,14 @@ def test_lines_of_the_plot_join_the_same_execution_over_lengths() -> None:
 
     points = bench_plot.collect([result(512, 0.9), result(128, 1.2)])
     assert points == {("fatigue_attention, forward, to sdpa", "rust min B=1 H=4 D=64"): [(512, 0.9), (128, 1.2)]}
+
+
+def test_the_training_step_script_steps_every_arm_on_the_same_batches() -> None:
+    script = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "training_step.py"))
+    words = ["model.num_layers=1", "model.hidden_size=32", "model.num_heads=2", "data.seq_len=24", "data.batch_size=2"]
+    found = script["measure"](2, words)
+    assert list(found["arms"]) == ["none", "presyn", "hebb", "presyn+hebb"] and found["batch"] == [2, 24]
+    arms = found["arms"]
+    assert arms["none"]["ratio"] == {} and arms["presyn"]["ratio"]["wall"]["pairs"] == 2
+    assert arms["presyn"]["parameters"] == arms["none"]["parameters"] < arms["hebb"]["parameters"]
+    assert len({arm["loss"][1] for arm in arms.values()}) == 4, "every mechanism changes what is learned"
