@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import statistics
 from collections.abc import Iterator
 
@@ -232,7 +233,17 @@ def test_memory_of_one_pass_is_its_own() -> None:
     """GELU of x needs one more x; its backward pass one more again."""
     case = next(c for c in cases("oscillate", "cpu", "issue"))
     size = 4 * case.dims["rows"] * case.dims["width"]
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        with pytest.raises(RuntimeError, match="no high-water mark"):
+            memory.on_cpu(case, "issue", "gelu", FORWARD, torch.float32, 1)
+        return
     forward = memory.on_cpu(case, "issue", "gelu", FORWARD, torch.float32, 1)
-    if forward is None:
-        pytest.skip("no high-water mark on this system")
     assert 0.9 * size < forward < 1.5 * size
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no high-water mark on this system")
+def test_memory_that_cannot_be_told_says_why() -> None:
+    (case, *_) = cases("fatigue_attention", "cpu", "issue")
+    with pytest.raises(RuntimeError, match="compiler works in the same process"):
+        memory.on_cpu(case, "issue", "flex", FORWARD, torch.float32, 1)

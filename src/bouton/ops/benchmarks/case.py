@@ -33,6 +33,7 @@ class Execution:
     make: Callable[[str, torch.dtype], Run]
     ours: bool = False
     passes: tuple[str, ...] = PASSES
+    compiled: bool = False  # torch.compile works at the first call
 
 
 @dataclass(frozen=True)

@@ -160,11 +160,13 @@ class _Measurement:
         if not settings.memory:
             return None
         self.tell(f"{step}, memory of {name}")
-        if settings.device == "cuda":
-            return memory.on_cuda(self.case, run, step, settings.dtype)
-        if settings.device == "cpu":
+        try:
+            if settings.device == "cuda":
+                return memory.on_cuda(self.case, run, step, settings.dtype)
             return memory.on_cpu(self.case, settings.shapes, name, step, settings.dtype, torch.get_num_threads())
-        return None
+        except RuntimeError as error:
+            self.skipped[f"{name} {step}, memory"] = one_line(error)
+            return None
 
 
 def one_line(error: Exception) -> str:

@@ -36,10 +36,14 @@ def on_cuda(case: Case, run: Run, step: str, dtype: torch.dtype) -> float:
     return float(torch.cuda.max_memory_allocated() - before)
 
 
-def on_cpu(case: Case, shapes: str, execution: str, step: str, dtype: torch.dtype, threads: int) -> float | None:
-    """Bytes that a pass adds at its peak, measured in a process of its own; None where that cannot be done."""
+def on_cpu(case: Case, shapes: str, execution: str, step: str, dtype: torch.dtype, threads: int) -> float:
+    """Bytes that a pass adds at its peak, measured in a process of its own.
+
+    Raises:
+        RuntimeError: why that cannot be done.
+    """
     if not (_STATUS.exists() and os.access(_CLEAR, os.W_OK)):
-        return None
+        raise RuntimeError("this system has no high-water mark that can be reset")
     words = [case.op, case.name, shapes, execution, step, str(dtype).removeprefix("torch."), str(threads)]
     source = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
@@ -49,8 +53,10 @@ def on_cpu(case: Case, shapes: str, execution: str, step: str, dtype: torch.dtyp
             command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=_LONGEST
         )
     except subprocess.TimeoutExpired:
-        return None
-    return float(done.stdout) if done.returncode == 0 else None
+        raise RuntimeError(f"it took more than {_LONGEST:.0f} s") from None
+    if done.returncode != 0:
+        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:200])
+    return float(done.stdout)
 
 
 def _status(name: str) -> float:
@@ -64,7 +70,10 @@ def main(words: list[str]) -> None:
     torch.set_num_threads(int(threads))
     dtype: torch.dtype = getattr(torch, dtype_name)
     case = next(c for c in cases(op, "cpu", shapes) if c.name == name)
-    run = next(e for e in case.executions if e.name == execution).make("cpu", dtype)
+    found = next(e for e in case.executions if e.name == execution)
+    if found.compiled:
+        raise SystemExit("its compiler works in the same process and would be counted")
+    run = found.make("cpu", dtype)
     for problem in case.problems:  # code is loaded and threads are started by a small problem
         prepare(case, run, problem(dtype), step)()
     inputs = case.inputs(dtype)

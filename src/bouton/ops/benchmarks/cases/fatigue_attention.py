@@ -111,7 +111,7 @@ def _sequence(rule: str, shape: Shape, compiled: bool) -> Case:
     executions = [*of_backends(OP, partial(execute, rule)), *_plain_kernels(), peer("sdpa", _sdpa)]
     if compiled:
         # FlexAttention has no backward pass on the CPU; there the pass is reported as not run.
-        executions.append(Execution("flex", partial(_flex, tokens)))
+        executions.append(Execution("flex", partial(_flex, tokens), compiled=True))
     loop = definition(rule)
     if tokens <= LONGEST_LOOP:
         executions.append(Execution("naive", lambda device, dtype: loop, ours=True))
