@@ -94,12 +94,22 @@ def padded(depth: int) -> int:
     return max(16, 1 << (depth - 1).bit_length())
 
 
-def tiling(depth: int, dtype: torch.dtype, *, backward: bool) -> Tiling:
-    """The tiles for heads of ``depth`` dimensions; both passes share the number of queries."""
+def tiling(kernel: str, depth: int, dtype: torch.dtype, *, general: bool = False, learned: bool = False) -> Tiling:
+    """The tiles of ``kernel`` ("advance", "read", "backward") for heads of ``depth`` dimensions.
+
+    All kernels of a call share the number of queries. The others are those whose tiles need the fewest instructions per
+    pair among those that do not spill registers on sm_90 (``bouton.ops.triton_compile``).
+    """
     if interpreted():
         return Tiling(16, 32, 4, 1)
     depth = padded(depth)
-    return Tiling(32 if depth <= 64 else 16, 64, 4, 2)
+    if dtype == torch.float32:
+        return Tiling(16, 32, 4, 1)
+    if kernel == "advance":
+        return Tiling(32, 128 if depth <= 128 else 64, 4, 1)
+    if kernel == "read":
+        return Tiling(32, 64, 4 if depth <= 128 else 8, 1)
+    return Tiling(32, 64, 8, 1)
 
 
 def gate_terms(dtype: torch.dtype) -> tuple[int, float]:
@@ -143,9 +153,25 @@ def constants(q: Tensor, k: Tensor, kinetics_rule: str, release: str, window: in
         "AGED": release == "age",
         "WINDOW": window > 0,
         "SEGMENTS": segmented,
-        "TERMS": gate_terms(q.dtype)[0],
-        "GENERAL": True,
     }
+
+
+def options(tiles: Tiling, dtype: torch.dtype, general: bool) -> dict[str, Any]:
+    """What is chosen when a kernel is compiled."""
+    return {
+        "BM": tiles.queries,
+        "BN": tiles.keys,
+        "TERMS": gate_terms(dtype)[0],
+        "GENERAL": general,
+        "PRECISION": precision(dtype),
+        "num_warps": tiles.warps,
+        "num_stages": tiles.stages,
+    }
+
+
+def run_of(tiles: Tiling) -> int:
+    """How many queries, and keys, of a tile a thread holds in a row."""
+    return 4 if tiles.queries * tiles.keys >= 16 * 32 * tiles.warps else 2
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -204,20 +230,22 @@ def _forward(
         )
         return out, calcium_out, pool_out, totals.new_empty(0), totals.new_empty(0)
 
-    tiles = tiling(depth, q.dtype, backward=False)
-    shared |= {"BM": tiles.queries, "BN": tiles.keys, "PRECISION": precision(q.dtype)}
-    launch = {"num_warps": tiles.warps, "num_stages": tiles.stages}
-    blocks = -(-tq // tiles.queries)
+    blocks = -(-tq // tiling("advance", depth, q.dtype).queries)
     boundaries = calcium.new_empty(batch * heads, blocks, 2, tk)
     total = calcium.new_empty(batch, heads, tq)
     kernels = _kernels().forward
-    kernels.advance[(-(-tk // tiles.keys), batch * heads)](
-        q, k, table, calcium, pool, seg_q, seg_k, boundaries, calcium_out, pool_out,
-        *_strides(q, k), *scalars, **shared, **launch,
-    )  # fmt: skip
-    kernels.read[(blocks, batch * heads)](
-        q, k, v, table, seg_q, seg_k, boundaries, out, total, *_strides(q, k, v), *scalars, **shared, **launch
-    )
+    for general in (False, True):
+        tiles = tiling("advance", depth, q.dtype, general=general)
+        kernels.advance[(-(-tk // tiles.keys), batch * heads)](
+            q, k, table, calcium, pool, seg_q, seg_k, boundaries, calcium_out, pool_out,
+            *_strides(q, k), *scalars, **shared, **options(tiles, q.dtype, general),
+        )  # fmt: skip
+    for general in (False, True):
+        tiles = tiling("read", depth, q.dtype, general=general)
+        kernels.read[(blocks, batch * heads)](
+            q, k, v, table, seg_q, seg_k, boundaries, out, total,
+            *_strides(q, k, v), *scalars, **shared, **options(tiles, q.dtype, general),
+        )  # fmt: skip
     if not save:
         return out, calcium_out, pool_out, total.new_empty(0), total.new_empty(0)
     return out, calcium_out, pool_out, total, boundaries
@@ -239,7 +267,7 @@ def _(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, heads, tq, depth = q.shape
-    blocks = -(-tq // tiling(depth, q.dtype, backward=False).queries)
+    blocks = -(-tq // tiling("advance", depth, q.dtype).queries)
     return (
         q.new_empty(q.shape),
         calcium.new_empty(calcium.shape),
@@ -275,7 +303,6 @@ def _backward(
     kinetics, calcium_bar, pool_bar = kinetics.contiguous(), calcium_bar.contiguous(), pool_bar.contiguous()
     table = _table(kinetics, q.dtype)
     seg_q, seg_k = _segments(segments_q, segments_k, q)
-    tiles = tiling(depth, q.dtype, backward=True)
     kernels = _kernels().backward
     inverse, shift = torch.empty_like(total), torch.empty_like(total)
     rows = batch * heads * tq
@@ -288,16 +315,17 @@ def _backward(
     partial = k.dtype if heads == kv_heads else torch.float32
     k_bar, v_bar = k.new_empty(each, dtype=partial), v.new_empty(each, dtype=partial)
     calcium_bar_in, pool_bar_in = torch.empty_like(calcium_bar), torch.empty_like(pool_bar)
-    programs = -(-tk // tiles.keys)
+    programs = -(-tk // min(tiling("backward", depth, q.dtype, general=x, learned=learned).keys for x in (False, True)))
     sums = total.new_zeros(batch * heads * programs * kernels.SUMS.value if learned else 0)
-    kernels.backward[(programs, batch * heads)](
-        q, k, v, out_bar, table, seg_q, seg_k, boundaries, inverse, shift, calcium_bar, pool_bar,
-        q_bar, k_bar, v_bar, calcium_bar_in, pool_bar_in, sums,
-        *_strides(q, k, v), tq, tk, heads, window, _scale(q),
-        **constants(q, k, rule, release, window, segments_q is not None),
-        BM=tiles.queries, BN=tiles.keys, LEARNED=learned, PRECISION=precision(q.dtype),
-        num_warps=tiles.warps, num_stages=tiles.stages,
-    )  # fmt: skip
+    for general in (False, True):
+        tiles = tiling("backward", depth, q.dtype, general=general, learned=learned)
+        kernels.backward[(-(-tk // tiles.keys), batch * heads)](
+            q, k, v, out_bar, table, seg_q, seg_k, boundaries, inverse, shift, calcium_bar, pool_bar,
+            q_bar, k_bar, v_bar, calcium_bar_in, pool_bar_in, sums, programs,
+            *_strides(q, k, v), tq, tk, heads, window, _scale(q),
+            **constants(q, k, rule, release, window, segments_q is not None),
+            **options(tiles, q.dtype, general), LEARNED=learned, RUN=run_of(tiles),
+        )  # fmt: skip
     kinetics_bar = torch.zeros_like(kinetics)
     if learned:
         kernels.finish[(heads,)](

@@ -30,13 +30,15 @@ from bouton.ops.fatigue_attention.triton_synapse import (
     anchored,
     calcium_trail,
     exp2,
+    is_for,
     log2,
+    log2_again,
     pool_trail,
     reciprocal,
+    reciprocal_again,
     release,
     row_of,
     spikes,
-    strength,
     tile_of,
 )
 
@@ -79,6 +81,7 @@ def backward(
     calcium_bar_in,
     pool_bar_in,
     sums,  # (B, Hq, programs, SUMS)
+    programs,
     stride_qb,
     stride_qh,
     stride_qt,
@@ -105,12 +108,15 @@ def backward(
     TERMS: tl.constexpr,
     GENERAL: tl.constexpr,
     LEARNED: tl.constexpr,
+    RUN: tl.constexpr,  # queries, and keys, that a thread holds in a row
     PRECISION: tl.constexpr,
 ):
     key_start = tl.program_id(0) * BN
     which = tl.program_id(1).to(tl.int64)
     batch, head = which // heads, which % heads
     row = table + head * CONSTANTS
+    if not is_for(row, GENERAL):
+        return
     old = tk - tq
     blocks = tl.cdiv(tq, BM)
     keys = key_start + tl.arange(0, BN)
@@ -122,7 +128,8 @@ def backward(
     rho_c, alpha = tl.load(row + RHO_C), tl.load(row + ALPHA)
     rho_r, recovery, r_max = tl.load(row + RHO_R), tl.load(row + RECOVERY), tl.load(row + R_MAX)
     eps, lam = tl.load(row + EPS), tl.load(row + LAM)
-    s_k_d = tl.load(row + S) * tl.load(row + K_D)
+    kappa, k_d = tl.load(row + KAPPA), tl.load(row + K_D)
+    s_k_d = tl.load(row + S) * k_d
 
     of_keys = keys
     if SEGMENTS:
@@ -136,11 +143,11 @@ def backward(
 
     dk = tl.zeros((BN, BD), tl.float32)
     dv = tl.zeros((BN, BD), tl.float32)
-    zero = tl.zeros((BM // 4, BN // 4), tl.float32)
+    zero = tl.zeros((BM // RUN, BN // RUN), tl.float32)
     if LEARNED:
         sum_w, sum_log, sum_pool, sum_left = zero, zero, zero, zero
         sum_x, sum_s, sum_hill, sum_rest, sum_alpha, sum_c = zero, zero, zero, zero, zero, zero
-    base = sums + (which * tl.num_programs(0) + tl.program_id(0)) * SUMS
+    base = sums + (which * programs + tl.program_id(0)) * SUMS
 
     first = tl.maximum(key_start - old, 0) // BM
     stop = blocks
@@ -180,28 +187,29 @@ def backward(
             p = tl.where(spike > 0, tl.load(row + AGE), 0.0)
         else:
             calcium = tl.load(trail_base + block * 2 * tk, mask=here, other=0.0)
-            trail, softplus = calcium_trail(spike, calcium, rows, rho_c, alpha)
-            p, gate, coupling, hill = release(spike, trail, row, TERMS, GENERAL)
+            trail, _ = calcium_trail(spike, calcium, rows, rho_c, alpha)
+            p, gate, _, _ = release(spike, trail, row, TERMS, GENERAL)
         pool = tl.load(trail_base + (block * 2 + 1) * tk, mask=here, other=0.0)
         released, left = pool_trail(p, pool, rows, rho_r, recovery, MINIMUM)
         reach = eps + released
 
-        # The sum over values.
+        # The sum over values. `y` is the gradient of log n over reach, so that lam y is that of the release.
         bar_tile = tile_of(out_bar + which * tq * D, queries, D, tq, depth, D, EVEN)
         one_over = tl.load(inverse + which * tq + queries, mask=valid, other=0.0)
         mean = tl.load(shift + which * tq + queries, mask=valid, other=0.0)
-        slope = anchored(tl.dot(bar_tile, tl.trans(v_tile), input_precision=PRECISION))
-        slope = slope * one_over[:, None] - mean[:, None]
-        n = spike * strength(reach, lam, GENERAL)
+        if GENERAL:
+            n = spike * exp2(lam * log2(reach))
+            y = n * reciprocal(reach)
+        else:
+            n = spike * reach
+            y = spike
         share = (n * one_over[:, None]).to(bar_tile.dtype)
         dv = tl.dot(tl.trans(share), bar_tile, dv, input_precision=PRECISION)
-        score_bar = n * slope
-        w_bar = spike * slope
-        if GENERAL and lam != 1.0:
-            w_bar = score_bar * lam * reciprocal(reach)
-        if LEARNED:
-            sum_w += folded(w_bar, BM, BN)
-            sum_log += folded(score_bar * log2(reach), BM, BN)
+        slope = anchored(tl.dot(bar_tile, tl.trans(v_tile), input_precision=PRECISION))
+        y *= slope * one_over[:, None] - mean[:, None]
+        w_bar = y
+        if GENERAL:
+            w_bar = lam * y
 
         # The pool, backwards. Queries beyond the last pass its adjoint on.
         rho_row = tl.where(valid, rho_r, 1.0)[:, None]
@@ -225,18 +233,34 @@ def backward(
             passed = adjoint - p * w_bar
             p_bar = over * (w_bar - passed * reciprocal(keep))
             passed *= over
+
+        # From here on P and what it is made of are computed a second time: kept until here, they would not fit into
+        # the registers.
+        if AGED:
+            reach = eps + released
+        else:
+            inverse_bound = reciprocal_again(spike + kappa)
+            p = gate * (spike * inverse_bound)
+            if MINIMUM:
+                reach = eps + (p + tl.minimum(left, 0.0))
+            else:
+                reach = eps + released
+        score_bar = y * reach
         if LEARNED:
-            sum_pool += folded(tl.where(valid[:, None], adjoint, 0.0), BM, BN)
-            sum_left += folded(tl.where(valid[:, None], passed, 0.0), BM, BN)
+            sum_w += folded(w_bar, BM, BN, RUN)
+            sum_log += folded(score_bar * log2_again(reach), BM, BN, RUN)
+            sum_pool += folded(tl.where(valid[:, None], adjoint, 0.0), BM, BN, RUN)
+            sum_left += folded(tl.where(valid[:, None], passed, 0.0), BM, BN, RUN)
 
         if AGED:
             if LEARNED:
-                sum_x += folded(tl.where(spike > 0, p_bar, 0.0), BM, BN)
+                sum_x += folded(tl.where(spike > 0, p_bar, 0.0), BM, BN, RUN)
         else:
             p_bar *= p
-            rest = p_bar - p_bar * coupling
+            rest = p_bar * kappa * inverse_bound
             score_bar += rest
             x_bar = p_bar - p_bar * gate
+            hill = reciprocal_again(trail + k_d)
             # The calcium, backwards: its adjoint decays from one query to the one before, not after the last.
             drive = x_bar * hill * hill * s_k_d
             drive = tl.where(last, c_bar[None, :] + drive, drive)
@@ -246,13 +270,12 @@ def backward(
             score_bar += alpha * adjoint * (spike * reciprocal(1 + spike))
             if LEARNED:
                 sensed = trail * hill
-                sum_x += folded(x_bar, BM, BN)
-                sum_s += folded(x_bar * sensed, BM, BN)
-                sum_hill += folded(x_bar * sensed * hill, BM, BN)
-                sum_rest += folded(rest, BM, BN)
-                sum_alpha += folded(adjoint * softplus, BM, BN)
-                decayed = adjoint * (trail - alpha * softplus)
-                sum_c += folded(tl.where(valid[:, None], decayed, 0.0), BM, BN)
+                sum_x += folded(x_bar, BM, BN, RUN)
+                sum_s += folded(x_bar * sensed, BM, BN, RUN)
+                sum_hill += folded(x_bar * sensed * hill, BM, BN, RUN)
+                sum_rest += folded(rest, BM, BN, RUN)
+                sum_alpha += folded(adjoint * (log2_again(1 + spike) * LN_2), BM, BN, RUN)
+                sum_c += folded(tl.where(valid[:, None], adjoint * trail, 0.0), BM, BN, RUN)
 
         score_bar = score_bar.to(q_tile.dtype)
         dk = tl.dot(tl.trans(score_bar), q_tile, dk, input_precision=PRECISION)
@@ -278,14 +301,15 @@ def backward(
         tl.store(base + 5, tl.sum(tl.sum(sum_s, axis=1), axis=0))
         tl.store(base + 6, tl.sum(tl.sum(sum_hill, axis=1), axis=0))
         tl.store(base + 7, tl.sum(tl.sum(sum_rest, axis=1), axis=0))
-        tl.store(base + 8, tl.sum(tl.sum(sum_alpha, axis=1), axis=0))
-        tl.store(base + 9, tl.sum(tl.sum(sum_c, axis=1), axis=0))
+        of_alpha = tl.sum(tl.sum(sum_alpha, axis=1), axis=0)
+        tl.store(base + 8, of_alpha)
+        tl.store(base + 9, tl.sum(tl.sum(sum_c, axis=1), axis=0) - alpha * of_alpha)
 
 
 @triton.jit
-def folded(x, BM: tl.constexpr, BN: tl.constexpr):
-    """Sums of x over squares of 4 queries by 4 keys, which are a thread's own: no shuffles."""
-    return tl.sum(tl.sum(tl.reshape(x, (BM // 4, 4, BN // 4, 4)), axis=3), axis=1)
+def folded(x, BM: tl.constexpr, BN: tl.constexpr, RUN: tl.constexpr):
+    """Sums of x over squares of RUN queries by RUN keys, which are a thread's own: no shuffles."""
+    return tl.sum(tl.sum(tl.reshape(x, (BM // RUN, RUN, BN // RUN, RUN)), axis=3), axis=1)
 
 
 @triton.jit

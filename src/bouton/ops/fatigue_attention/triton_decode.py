@@ -62,8 +62,6 @@ def decode(
     AGED: tl.constexpr,
     WINDOW: tl.constexpr,
     SEGMENTS: tl.constexpr,
-    TERMS: tl.constexpr,
-    GENERAL: tl.constexpr,
 ):
     stretch = tl.program_id(0)
     which = tl.program_id(1).to(tl.int64)
@@ -100,14 +98,14 @@ def decode(
             p = tl.where(seen, tl.load(row + AGE), 0.0)
         else:
             calcium = rho_c * calcium + alpha * (log2(1 + spike) * LN_2)
-            p, _, _, _ = release(spike, calcium, row, TERMS, GENERAL)
+            p, _, _, _ = release(spike, calcium, row, 0, True)
         if MINIMUM:
             released = tl.minimum(p, pool)
             pool = rho_r * tl.maximum(pool - p, 0.0) + recovery
         else:
             released = p * pool
             pool = rho_r * (pool - released) + recovery
-        n = spike * strength(eps + released, lam, GENERAL)
+        n = spike * strength(eps + released, lam, True)
         at = (which * tl.num_programs(0) + stretch) * tq + t
         tl.store(totals + at, tl.sum(n, axis=0))
         tl.store(parts + at * D + depth, tl.sum(n[:, None] * v_tile, axis=0), mask=depth < D)

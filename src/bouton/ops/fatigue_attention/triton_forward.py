@@ -22,6 +22,7 @@ from bouton.ops.fatigue_attention.triton_synapse import (
     RHO_R,
     calcium_trail,
     exp2,
+    is_for,
     log2,
     pool_after,
     pool_trail,
@@ -74,6 +75,8 @@ def advance(
     which = tl.program_id(1).to(tl.int64)
     batch, head = which // heads, which % heads
     row = table + head * CONSTANTS
+    if not is_for(row, GENERAL):
+        return
     old = tk - tq
     blocks = tl.cdiv(tq, BM)
     keys = key_start + tl.arange(0, BN)
@@ -179,6 +182,8 @@ def read(
     which = tl.program_id(1).to(tl.int64)
     batch, head = which // heads, which % heads
     row = table + head * CONSTANTS
+    if not is_for(row, GENERAL):
+        return
     old = tk - tq
     start = block * BM
     rows = tl.arange(0, BM)

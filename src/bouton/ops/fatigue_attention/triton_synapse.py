@@ -36,8 +36,9 @@ R_MAX = tl.constexpr(7)
 LAM = tl.constexpr(8)
 EPS = tl.constexpr(9)
 RECOVERY = tl.constexpr(10)
-STEEP = tl.constexpr(11)  # 1 where the polynomial is not good enough for the gate
-AGE = tl.constexpr(12)  # P of a key that is seen, in release "age"
+AGE = tl.constexpr(11)  # P of a key that is seen, in release "age"
+STEEP = tl.constexpr(12)  # 1 where the polynomial is not good enough for the gate
+GENERAL_HEAD = tl.constexpr(13)  # 1 where it is not, or the exponent is not 1
 GATE = tl.constexpr(16)
 
 MOST_TERMS = 16
@@ -88,7 +89,20 @@ def prepare(kinetics, matrices, table, heads, TERMS: tl.constexpr, TOLERANCE: tl
         c = tl.sum(tl.where(term == TERMS - 1 - i, coefficient, 0.0), axis=0)
         fitted = fitted * point + c.to(tl.float64)
     error = tl.max(tl.abs(fitted / exact - 1), axis=0)
-    tl.store(row + STEEP, tl.where(error <= TOLERANCE, 0.0, 1.0))
+    steep = tl.where(error <= TOLERANCE, 0.0, 1.0)  # also where the error is not a number
+    tl.store(row + STEEP, steep)
+    lam = tl.load(kinetics + LAM * heads + head)
+    tl.store(row + GENERAL_HEAD, tl.where(lam == 1, steep, 1.0))
+
+
+@triton.jit
+def is_for(row, GENERAL: tl.constexpr):
+    """Whether a head belongs to the general kernels or to the fast ones.
+
+    Both are launched, and each passes over the other's heads: the constants are known to the device alone. In one
+    kernel the general branches would take registers from the fast ones.
+    """
+    return (tl.load(row + GENERAL_HEAD) > 0) == GENERAL
 
 
 @triton.jit
@@ -111,6 +125,23 @@ def log2(x):
 def reciprocal(x):
     if COMPILED:
         return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
+    else:
+        return 1.0 / x
+
+
+@triton.jit
+def log2_again(x):
+    """The compiler does not merge this with an earlier :func:`log2`, whose result would have to be kept until here."""
+    if COMPILED:
+        return tl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, False, 1)
+    else:
+        return tl.log2(x)
+
+
+@triton.jit
+def reciprocal_again(x):
+    if COMPILED:
+        return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, False, 1)
     else:
         return 1.0 / x
 
@@ -195,13 +226,14 @@ def spikes(
 
 @triton.jit
 def gate_of(hill_calcium, row, TERMS: tl.constexpr, GENERAL: tl.constexpr):
-    """sigmoid(s S + b), S = ``hill_calcium``: a polynomial in S - 1/2, or exact where that is too steep."""
-    y = hill_calcium - 0.5
-    gate = tl.load(row + GATE + TERMS - 1) + tl.zeros_like(y)
-    for i in tl.static_range(1, TERMS):
-        gate = gate * y + tl.load(row + GATE + TERMS - 1 - i)
-    if GENERAL and tl.load(row + STEEP) > 0:
+    """sigmoid(s S + b), S = ``hill_calcium``: a polynomial in S - 1/2, or exact."""
+    if GENERAL:
         gate = reciprocal(1 + exp2((tl.load(row + S) * hill_calcium + tl.load(row + B)) * -LOG2_E))
+    else:
+        y = hill_calcium - 0.5
+        gate = tl.load(row + GATE + TERMS - 1) + tl.zeros_like(y)
+        for i in tl.static_range(1, TERMS):
+            gate = gate * y + tl.load(row + GATE + TERMS - 1 - i)
     return gate
 
 
@@ -259,11 +291,11 @@ def pool_after(left, rho_r, recovery, MINIMUM: tl.constexpr):
 
 @triton.jit
 def strength(reach, lam, GENERAL: tl.constexpr):
-    """reach ** lam; no logarithm where the head's exponent is 1."""
-    power = reach
-    if GENERAL and lam != 1.0:
-        power = exp2(lam * log2(reach))
-    return power
+    """reach ** lam; fast heads have the exponent 1."""
+    if GENERAL:
+        return exp2(lam * log2(reach))
+    else:
+        return reach
 
 
 @triton.jit
