@@ -2,7 +2,7 @@
 //! along its rows or its columns at no cost. Every sum runs over `k` in order: the result of an element does not
 //! depend on the sizes around it.
 
-use crate::isa::Isa;
+use crate::isa::{prefetch, Isa};
 
 /// C (m, n) = A (m, k) B (k, n), row-major with row strides; A is stored (k, m) where `TRANSPOSED`.
 /// `m` must be a multiple of 8, `n` of 16, `k` positive.
@@ -103,19 +103,53 @@ pub fn dot<I: Isa>(x: &[f32], y: &[f32]) -> f32 {
     fold_lanes(&lanes)
 }
 
-/// y += sum of weights[i] * row i of x, in order; four rows at a time, so that y is not waited for at every row.
+/// out[i] = row i of `rows` . x, each to the last bit as [`dot`]; four at a time, so that none is waited for. `ahead` is
+/// asked for from memory meanwhile: what is read next.
 #[inline(always)]
-pub fn add_scaled<I: Isa>(weights: &[f32], x: &[f32], y: &mut [f32]) {
+pub fn dots<I: Isa>(x: &[f32], rows: &[f32], ahead: &[f32], out: &mut [f32]) {
+    let dim = x.len();
+    let mut groups = rows.chunks_exact(4 * dim);
+    let mut wanted = ahead.chunks(4 * dim);
+    let (out_groups, out_rest) = out[..rows.len() / dim].as_chunks_mut::<4>();
+    for (four, group) in out_groups.iter_mut().zip(&mut groups) {
+        if let Some(part) = wanted.next() {
+            prefetch(part);
+        }
+        let (a, rest) = group.split_at(dim);
+        let (b, rest) = rest.split_at(dim);
+        let (c, d) = rest.split_at(dim);
+        // Independent of one another: the processor works on all four at once.
+        *four = [dot::<I>(x, a), dot::<I>(x, b), dot::<I>(x, c), dot::<I>(x, d)];
+    }
+    for part in wanted {
+        prefetch(part);
+    }
+    for (y, row) in out_rest.iter_mut().zip(groups.remainder().chunks_exact(dim)) {
+        *y = dot::<I>(x, row);
+    }
+}
+
+/// y += sum of weights[i] * row i of x, in order; four rows at a time, so that y is not waited for at every row. `ahead`
+/// as for [`dots`].
+#[inline(always)]
+pub fn add_scaled<I: Isa>(weights: &[f32], x: &[f32], ahead: &[f32], y: &mut [f32]) {
     let width = y.len();
     let (weight_groups, weight_rest) = weights.as_chunks::<4>();
     let mut groups = x.chunks_exact(4 * width);
+    let mut wanted = ahead.chunks(4 * width);
     for (w, rows) in weight_groups.iter().zip(&mut groups) {
+        if let Some(part) = wanted.next() {
+            prefetch(part);
+        }
         let (a, rest) = rows.split_at(width);
         let (b, rest) = rest.split_at(width);
         let (c, d) = rest.split_at(width);
         for ((((y, a), b), c), d) in y.iter_mut().zip(a).zip(b).zip(c).zip(d) {
             *y = I::fma(w[3], *d, I::fma(w[2], *c, I::fma(w[1], *b, I::fma(w[0], *a, *y))));
         }
+    }
+    for part in wanted {
+        prefetch(part);
     }
     for (weight, row) in weight_rest.iter().zip(groups.remainder().chunks_exact(width)) {
         for (y, x) in y.iter_mut().zip(row) {

@@ -1,8 +1,8 @@
 //! Which instructions a kernel is compiled for, and the choice among them at run time.
 //!
 //! A kernel is one generic function over [`Isa`]; [`Level::run`] enters it through a function that allows the compiler
-//! the instructions of one level. This is the only module with `unsafe`: a call into code for a processor feature,
-//! made after the feature was found present.
+//! the instructions of one level. This is the only module with `unsafe`: calls into code for a processor feature, made
+//! after the feature was found present, and a hint about memory.
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;
@@ -58,6 +58,19 @@ impl Isa for Wide {
     fn gemm<const TRANSPOSED: bool, const ADD: bool>(matrices: Matrices<'_>) {
         gemm::multiply::<Self, 8, 32, TRANSPOSED, ADD>(matrices);
     }
+}
+
+/// Ask for `x` from memory without waiting for it. Only a hint: what the processor makes of it changes no result.
+#[inline(always)]
+pub fn prefetch(x: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in x.chunks(16) {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        // SAFETY: every x86-64 processor has the instruction, and the address is that of an element.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = x;
 }
 
 /// Work that can be compiled for every level.

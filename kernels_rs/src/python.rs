@@ -40,6 +40,8 @@ struct Call<'py> {
     segments_q: Option<PyReadonlyArray2<'py, i64>>,
     segments_k: Option<PyReadonlyArray2<'py, i64>>,
     window: Option<usize>,
+    /// `calcium` and `pool` are those of the keys before the first query alone, or of the last of them; else of all keys.
+    old_state: bool,
 }
 
 impl Call<'_> {
@@ -58,7 +60,12 @@ impl Call<'_> {
         expected("k", k, &of_keys)?;
         expected("v", self.v.shape(), &of_keys)?;
         expected("kinetics", self.kinetics.shape(), &[KINETICS.len(), shape.heads])?;
-        let state = [shape.batch, shape.heads, shape.tk];
+        let of_state = self.calcium.shape()[2];
+        let old = shape.tk - shape.tq;
+        if self.old_state && of_state < old {
+            return Err(invalid(format!("calcium has {of_state} keys, but there are {old} before the first query")));
+        }
+        let state = [shape.batch, shape.heads, if self.old_state { of_state } else { shape.tk }];
         expected("calcium", self.calcium.shape(), &state)?;
         expected("pool", self.pool.shape(), &state)?;
         let segments = match (&self.segments_q, &self.segments_k) {
@@ -95,6 +102,8 @@ impl Call<'_> {
             kinetics,
             calcium: slice!(self.calcium, "calcium")?,
             pool: slice!(self.pool, "pool")?,
+            state: if self.old_state { (of_state - old)..of_state } else { 0..shape.tk },
+            of_state,
             segments,
             window: self.window,
         };

@@ -101,6 +101,25 @@ def test_values_and_gradients(shape: tuple[int, ...], rule: str) -> None:
     assert_equal(make_case(*shape), rule=rule)
 
 
+@pytest.mark.parametrize("gone", [0, 5])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_inference_takes_the_state_of_the_old_keys_as_it_lies(shape: tuple[int, ...], gone: int) -> None:
+    """Without gradients the kernel itself puts new keys behind the old ones, of which a state may have more."""
+    case = make_case(*shape)
+    kinetics = Kinetics(*(case[name] for name in Kinetics._fields))
+    left = torch.full((*case["q"].shape[:2], gone), 7.0)
+    state = {name: torch.cat((left, case[name]), -1) for name in ("calcium", "pool")}
+    arguments = (case["q"], case["k"], case["v"], kinetics, state)
+    out, after = fatigue_attention(*arguments, backend="rust")
+    case["q"].requires_grad_()
+    expected, after_expected = fatigue_attention(*arguments, backend="rust")
+    assert expected.requires_grad
+    assert not out.requires_grad
+    assert torch.equal(out, expected)
+    for name, x in after.items():
+        assert torch.equal(x, after_expected[name]), name
+
+
 @pytest.mark.parametrize("rule", reference.RULES)
 @pytest.mark.parametrize(("lam", "s"), [(0.5, 3.0), (1.0, 9.0), (0.0, 3.0)])
 def test_any_exponent_and_gain(lam: float, s: float, rule: str) -> None:
@@ -168,6 +187,7 @@ def call_of(case: dict[str, Tensor]) -> dict[str, Any]:
     kinetics = torch.stack([case[name] for name in Kinetics._fields])
     state = torch.ones(batch, heads, tq).numpy()
     rest = {"rule": "min", "release": "kinetic", "segments_q": None, "segments_k": None, "window": None}
+    rest["old_state"] = False
     return {**arrays, "kinetics": kinetics.numpy(), "calcium": state, "pool": state, **rest}
 
 
@@ -178,6 +198,9 @@ BAD = {
     "more queries than keys": {"q": torch.ones(1, 2, 9, 8).numpy()},
     "heads that do not divide": {"q": torch.ones(1, 3, 6, 8).numpy(), "k": torch.ones(1, 2, 6, 8).numpy()},
     "state of another length": {"pool": torch.ones(1, 2, 5).numpy()},
+    "state of too few old keys": {"k": torch.ones(1, 1, 9, 8).numpy(), "v": torch.ones(1, 1, 9, 8).numpy()}
+    | dict.fromkeys(("calcium", "pool"), torch.ones(1, 2, 2).numpy())
+    | {"old_state": True},
     "kinetics of another shape": {"kinetics": torch.ones(9, 2).numpy()},
     "impossible kinetics": {"kinetics": -torch.ones(10, 2).numpy()},
     "strides": {"q": torch.ones(1, 2, 8, 6).mT.numpy()},

@@ -1,7 +1,7 @@
 //! The backward pass of one head: groups of query blocks in reverse order, inside the blocks of keys, inside the group's
 //! blocks in reverse order, each replayed from its stored state.
 
-use crate::fatigue::forward::{decays, pad_state};
+use crate::fatigue::forward::{decays, load_state, pad_state};
 use crate::fatigue::mask::Kind;
 use crate::fatigue::problem::{HeadInputs, Kinetics, Rule};
 use crate::fatigue::scores::{load_block, pad_rows, Products};
@@ -14,7 +14,7 @@ use crate::math::{FEW_GATE_TERMS, GATE_TERMS};
 /// Backward pass of one head as a job for an instruction set.
 pub struct Backward<'a> {
     pub inputs: HeadInputs<'a>,
-    /// (tq, dim), (tq,), (blocks, 2, tk) of the forward pass
+    /// (tq, dim), (tq,) and the boundaries of the forward pass
     pub out: &'a [f32],
     pub total: &'a [f32],
     pub boundaries: &'a [f32],
@@ -59,8 +59,8 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize, const LEARN: bool>(job: Back
     let scores = Products::new(k, &shape);
     let slopes = Products::new(v, &shape);
 
-    let mut calcium_bar = pad_state(job.calcium_bar, 0.0);
-    let mut pool_bar = pad_state(job.pool_bar, 0.0);
+    let mut calcium_bar = pad_state(job.calcium_bar, key_blocks, 0.0);
+    let mut pool_bar = pad_state(job.pool_bar, key_blocks, 0.0);
     let mut keys_bar = Padded::new(job.k_grad, dim, padded, key_blocks * KEYS);
     let mut values_bar = Padded::new(job.v_grad, dim, padded, key_blocks * KEYS);
     let group = blocks_per_group(padded).min(shape.blocks());
@@ -91,7 +91,6 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize, const LEARN: bool>(job: Back
         queries_bar.fill(0.0);
         for key_block in 0..key_blocks {
             let key = key_block * KEYS;
-            let end = tk.min(key + KEYS);
             let mut reached = false;
             for b in (0..blocks).rev() {
                 let (start, rows) = shape.block(first + b);
@@ -100,14 +99,12 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize, const LEARN: bool>(job: Back
                     break;
                 }
                 reached = true;
-                let boundary = &job.boundaries[(first + b) * 2 * tk..][..2 * tk];
+                let (of_calcium, of_pool) = shape.boundary(first + b);
                 let row_terms = &row_terms[b * QUERIES..];
                 let (queries, outs_bar) = (&queries[b * size..][..size], &outs_bar[b * size..][..size]);
                 let queries_bar = &mut queries_bar[b * size..][..size];
-                let mut calcium = [0f32; KEYS];
-                let mut pool = [kinetics.r_max; KEYS];
-                calcium[..end - key].copy_from_slice(&boundary[key..end]);
-                pool[..end - key].copy_from_slice(&boundary[tk + key..tk + end]);
+                let mut calcium = load_state(&job.boundaries[of_calcium], key, 0.0);
+                let mut pool = load_state(&job.boundaries[of_pool], key, kinetics.r_max);
                 let (calcium_bar, pool_bar) = (&mut calcium_bar[key_block], &mut pool_bar[key_block]);
                 if kind == Kind::Hidden {
                     totals.rest(rows, &calcium, &pool, calcium_bar, pool_bar, kinetics);
@@ -175,7 +172,7 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize, const LEARN: bool>(job: Back
                     }
                 }
                 if LEARN {
-                    totals.add(&sums, end - key);
+                    totals.add(&sums, KEYS.min(tk - key));
                 }
                 let product =
                     |a, b, c| Matrices { m: KEYS, n: padded, k: rows, a, lda: KEYS, b, ldb: padded, c, ldc: padded };

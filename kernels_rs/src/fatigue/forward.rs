@@ -5,8 +5,8 @@ use crate::fatigue::mask::Kind;
 use crate::fatigue::problem::{HeadInputs, Kinetics, Rule};
 use crate::fatigue::scores::{beyond_limit, load_block, may_exceed_limit, pad_rows, Products};
 use crate::fatigue::synapse::{advance, EXACT};
-use crate::fatigue::{blocks_per_group, new_tile, Row, FEW_QUERIES, KEYS, QUERIES};
-use crate::gemm::{add_scaled, fold_lanes, Matrices};
+use crate::fatigue::{blocks_per_group, new_tile, Row, KEYS, QUERIES};
+use crate::gemm::{fold_lanes, Matrices};
 use crate::isa::{Isa, Job};
 use crate::math::{FEW_GATE_TERMS, GATE_TERMS};
 
@@ -20,7 +20,7 @@ pub struct Forward<'a> {
     /// (tk,), the state after the last query
     pub calcium: &'a mut [f32],
     pub pool: &'a mut [f32],
-    /// (blocks, 2, tk): calcium and pool before each block of queries; empty if no backward pass will come
+    /// Calcium and pool before each block of queries, see `Shape::boundary`; empty if no backward pass will come
     pub boundaries: &'a mut [f32],
     /// A visible logit beyond the limit, if there was one; the results are then meaningless.
     pub excess: &'a mut Option<f32>,
@@ -45,16 +45,14 @@ impl Job for Forward<'_> {
 fn run<I: Isa, const MIN: bool, const TERMS: usize>(job: Forward<'_>) {
     let HeadInputs { shape, q, k, v, ref kinetics, ref visibility, .. } = job.inputs;
     let (dim, tk) = (shape.dim, shape.tk);
-    let few = shape.tq <= FEW_QUERIES;
-    let padded = if few { dim } else { shape.padded_dim() };
+    let padded = shape.padded_dim();
     let key_blocks = tk.div_ceil(KEYS);
-    let values = pad_rows(v, dim, padded, if few { tk } else { key_blocks * KEYS });
+    let values = pad_rows(v, dim, padded, key_blocks * KEYS);
     let products = Products::new(k, &shape);
-    // With few queries the logits are fewer than the keys' numbers.
-    let check = few || may_exceed_limit::<I>(q, k, &shape);
+    let check = may_exceed_limit::<I>(q, k, &shape);
 
-    let mut calcium = pad_state(job.inputs.calcium, 0.0);
-    let mut pool = pad_state(job.inputs.pool, kinetics.r_max);
+    let mut calcium = pad_state(job.inputs.calcium, key_blocks, 0.0);
+    let mut pool = pad_state(job.inputs.pool, key_blocks, kinetics.r_max);
     let group = blocks_per_group(padded).min(shape.blocks());
     let mut queries = vec![0f32; group * QUERIES * padded];
     let mut sums = vec![0f32; group * QUERIES * padded];
@@ -81,10 +79,11 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize>(job: Forward<'_>) {
                     continue;
                 }
                 reached = true;
-                if let Some(boundary) = job.boundaries.get_mut((first + b) * 2 * tk..(first + b + 1) * 2 * tk) {
-                    let end = tk.min(key + KEYS);
-                    boundary[key..end].copy_from_slice(&calcium[..end - key]);
-                    boundary[tk + key..tk + end].copy_from_slice(&pool[..end - key]);
+                if !job.boundaries.is_empty() {
+                    let (of_calcium, of_pool) = shape.boundary(first + b);
+                    let reached = KEYS.min(of_calcium.len() - key);
+                    job.boundaries[of_calcium][key..key + reached].copy_from_slice(&calcium[..reached]);
+                    job.boundaries[of_pool][key..key + reached].copy_from_slice(&pool[..reached]);
                 }
                 if kind == Kind::Hidden {
                     rest(rows, calcium, pool, kinetics);
@@ -108,26 +107,17 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize>(job: Forward<'_>) {
                         advance::<I, MIN, TERMS, true>(row, &mask[r], calcium, pool, total, kinetics);
                     }
                 }
-                let sums = &mut sums[span];
-                if few {
-                    let present = &values[key * dim..tk.min(key + KEYS) * dim];
-                    for r in 0..rows {
-                        let weights = &tile[r][..present.len() / dim];
-                        add_scaled::<I>(weights, present, &mut sums[r * padded..][..dim]);
-                    }
-                } else {
-                    I::gemm::<false, true>(Matrices {
-                        m: rows.div_ceil(8) * 8,
-                        n: padded,
-                        k: KEYS,
-                        a: tile.as_flattened(),
-                        lda: KEYS,
-                        b: &values[key * padded..],
-                        ldb: padded,
-                        c: sums,
-                        ldc: padded,
-                    });
-                }
+                I::gemm::<false, true>(Matrices {
+                    m: rows.div_ceil(8) * 8,
+                    n: padded,
+                    k: KEYS,
+                    a: tile.as_flattened(),
+                    lda: KEYS,
+                    b: &values[key * padded..],
+                    ldb: padded,
+                    c: &mut sums[span],
+                    ldc: padded,
+                });
             }
             if !reached {
                 break;
@@ -150,17 +140,27 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize>(job: Forward<'_>) {
     job.pool.copy_from_slice(&pool.as_flattened()[..tk]);
 }
 
-/// A state in whole blocks of keys.
-pub fn pad_state(x: &[f32], missing: f32) -> Vec<Row> {
-    let mut out = vec![[missing; KEYS]; x.len().div_ceil(KEYS)];
+/// A state of so many blocks of keys.
+pub fn pad_state(x: &[f32], blocks: usize, missing: f32) -> Vec<Row> {
+    let mut out = vec![[missing; KEYS]; blocks];
     for (to, from) in out.as_flattened_mut().iter_mut().zip(x) {
         *to = *from;
     }
     out
 }
 
+/// The part of a state that belongs to the keys from `key` on.
+#[inline(always)]
+pub fn load_state(x: &[f32], key: usize, missing: f32) -> Row {
+    let mut out = [missing; KEYS];
+    for (to, from) in out.iter_mut().zip(x.get(key..).unwrap_or_default()) {
+        *to = *from;
+    }
+    out
+}
+
 /// State of keys that nobody sees for `steps` queries: calcium decays, the pool recovers.
-fn rest(steps: usize, calcium: &mut Row, pool: &mut Row, kin: &Kinetics) {
+pub fn rest(steps: usize, calcium: &mut Row, pool: &mut Row, kin: &Kinetics) {
     let (decay, refill) = decays(steps, kin);
     for (c, r) in calcium.iter_mut().zip(pool) {
         *c *= decay;

@@ -1,6 +1,6 @@
 //! Which keys a query sees: not later ones, not beyond the window, only those of its own segment.
 
-use crate::fatigue::{Tile, KEYS};
+use crate::fatigue::{Row, KEYS};
 
 pub struct Visibility<'a> {
     /// Query i stands at position `offset + i`.
@@ -33,7 +33,7 @@ impl Visibility<'_> {
 
     /// The kind of the tile of queries `start..start + rows` and keys `key..key + KEYS`; where it is `Partial`, `seen`
     /// gets 1 at visible pairs and 0 elsewhere.
-    pub fn tile(&self, start: usize, rows: usize, key: usize, seen: &mut Tile) -> Kind {
+    pub fn tile(&self, start: usize, rows: usize, key: usize, seen: &mut [Row]) -> Kind {
         let end_key = (key + KEYS).min(self.keys);
         let (first_low, first_end) = self.range(start);
         let (last_low, last_end) = self.range(start + rows - 1);
@@ -73,6 +73,7 @@ impl Visibility<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fatigue::Tile;
     use crate::fatigue::QUERIES;
 
     #[test]

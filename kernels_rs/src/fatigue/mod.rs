@@ -7,6 +7,7 @@
 //! One pass over groups of query blocks; inside, over blocks of keys. No score leaves its tile.
 
 pub mod backward;
+pub mod decode;
 pub mod forward;
 pub mod mask;
 pub mod problem;

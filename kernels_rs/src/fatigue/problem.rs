@@ -1,5 +1,7 @@
 //! The validated description of one call.
 
+use std::ops::Range;
+
 use crate::fatigue::mask::Visibility;
 use crate::fatigue::synapse::EXACT;
 use crate::fatigue::QUERIES;
@@ -46,6 +48,19 @@ impl Shape {
     pub fn block(&self, index: usize) -> (usize, usize) {
         let start = index * QUERIES;
         (start, QUERIES.min(self.tq - start))
+    }
+    /// Where the state before a block of queries is stored: calcium, then pool, of the keys that the block reaches.
+    pub fn boundary(&self, block: usize) -> (Range<usize>, Range<usize>) {
+        let (start, rows) = self.block(block);
+        let old = self.tk - self.tq;
+        // The blocks before are whole, and reach QUERIES, 2 QUERIES, ... keys beyond the old ones.
+        let first = 2 * (block * old + QUERIES * (block * (block + 1) / 2));
+        let reach = old + start + rows;
+        (first..first + reach, first + reach..first + 2 * reach)
+    }
+    /// Numbers stored at all boundaries of a head.
+    pub fn boundaries(&self) -> usize {
+        self.boundary(self.blocks() - 1).1.end
     }
     /// `dim` rounded up to whole lanes.
     pub fn padded_dim(&self) -> usize {
@@ -156,9 +171,12 @@ pub struct Inputs<'a> {
     pub v: &'a [f32],
     /// (heads,)
     pub kinetics: Vec<Kinetics>,
-    /// (batch, heads, tk), the state before the first query
+    /// (batch, heads, of_state), the state before the first query
     pub calcium: &'a [f32],
     pub pool: &'a [f32],
+    pub of_state: usize,
+    /// Which of them belong to the first keys; keys without a state are fresh.
+    pub state: Range<usize>,
     /// (batch, tq) and (batch, tk)
     pub segments: Option<(&'a [i64], &'a [i64])>,
     pub window: Option<usize>,
@@ -173,8 +191,8 @@ impl Inputs<'_> {
             ("k", self.k.len(), batch * kv_heads * tk * dim),
             ("v", self.v.len(), batch * kv_heads * tk * dim),
             ("kinetics", self.kinetics.len(), heads),
-            ("calcium", self.calcium.len(), batch * heads * tk),
-            ("pool", self.pool.len(), batch * heads * tk),
+            ("calcium", self.calcium.len(), batch * heads * self.of_state),
+            ("pool", self.pool.len(), batch * heads * self.of_state),
         ];
         if let Some((of_queries, of_keys)) = self.segments {
             lengths.push(("segments_q", of_queries.len(), batch * tq));
@@ -184,6 +202,9 @@ impl Inputs<'_> {
             if found != expected {
                 return Err(format!("{name} has {found} elements, but {expected} are needed"));
             }
+        }
+        if self.state.end > self.of_state || self.state.len() > tk {
+            return Err(format!("a state of {:?} out of {} does not fit {tk} keys", self.state, self.of_state));
         }
         if self.window == Some(0) {
             return Err("window = 0 must be at least 1".into());
@@ -203,8 +224,8 @@ impl Inputs<'_> {
             k: &self.k[kv * tk * dim..][..tk * dim],
             v: &self.v[kv * tk * dim..][..tk * dim],
             kinetics: self.kinetics[head],
-            calcium: &self.calcium[index * tk..][..tk],
-            pool: &self.pool[index * tk..][..tk],
+            calcium: &self.calcium[index * self.of_state..][self.state.clone()],
+            pool: &self.pool[index * self.of_state..][self.state.clone()],
             visibility: Visibility {
                 offset: tk - tq,
                 keys: tk,
@@ -223,6 +244,7 @@ pub struct HeadInputs<'a> {
     pub k: &'a [f32],
     pub v: &'a [f32],
     pub kinetics: Kinetics,
+    /// State of the first keys; the rest are fresh.
     pub calcium: &'a [f32],
     pub pool: &'a [f32],
     pub visibility: Visibility<'a>,

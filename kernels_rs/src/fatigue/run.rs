@@ -8,8 +8,10 @@ use rayon::prelude::*;
 use rayon::ThreadPool;
 
 use crate::fatigue::backward::Backward;
+use crate::fatigue::decode::Decode;
 use crate::fatigue::forward::Forward;
 use crate::fatigue::problem::{Inputs, LOGIT_LIMIT};
+use crate::fatigue::FEW_QUERIES;
 use crate::isa::Level;
 
 /// Results of the forward pass, shapes as in [`Forward`] with (batch, heads) in front.
@@ -78,7 +80,7 @@ pub fn forward(inputs: &Inputs<'_>, keep: bool, threads: usize, level: Level) ->
     inputs.check()?;
     let s = inputs.shape;
     let heads = s.batch * s.heads;
-    let per_head = if keep { s.blocks() * 2 * s.tk } else { 0 };
+    let per_head = if keep { s.boundaries() } else { 0 };
     let mut x = Outputs {
         out: vec![0.0; heads * s.tq * s.dim],
         total: vec![0.0; heads * s.tq],
@@ -95,7 +97,21 @@ pub fn forward(inputs: &Inputs<'_>, keep: bool, threads: usize, level: Level) ->
         let boundaries = boundaries.next().unwrap_or_default();
         jobs.push(Forward { inputs: inputs.head(index), out, total, calcium, pool, boundaries, excess });
     }
-    for_each(threads, jobs, |job| level.run(job))?;
+    if s.tq <= FEW_QUERIES {
+        // Heads that share their keys go together where they share the form of the gate too (else the bits of the result
+        // would depend on the company), unless that would leave threads without work.
+        let together = if s.batch * s.kv_heads >= threads.max(1) { s.group() } else { 1 };
+        let mut groups: Vec<Decode<'_>> = Vec::with_capacity(heads);
+        for (index, job) in jobs.into_iter().enumerate() {
+            match groups.last_mut() {
+                Some(group) if index % together > 0 && group.takes(&job) => group.heads.push(job),
+                _ => groups.push(Decode { heads: vec![job] }),
+            }
+        }
+        for_each(threads, groups, |job| level.run(job))?;
+    } else {
+        for_each(threads, jobs, |job| level.run(job))?;
+    }
     match excess.into_iter().flatten().next() {
         None => Ok(x),
         Some(logit) => Err(format!(
@@ -117,7 +133,7 @@ pub fn backward(
     let s = inputs.shape;
     let heads = s.batch * s.heads;
     let (out, total, boundaries) = saved;
-    let per_head = s.blocks() * 2 * s.tk;
+    let per_head = s.boundaries();
     for (name, found, expected) in [
         ("out", out.len(), heads * s.tq * s.dim),
         ("total", total.len(), heads * s.tq),

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use crate::fatigue::problem::{Shape, LOGIT_LIMIT};
 use crate::fatigue::{Row, FEW_QUERIES, KEYS, QUERIES};
-use crate::gemm::{dot, Matrices};
+use crate::gemm::{dot, dots, Matrices};
 use crate::isa::Isa;
 
 /// Rows of length `dim` with zeros up to `padded`; borrowed if nothing is missing.
@@ -65,13 +65,10 @@ impl<'a> Products<'a> {
                 ldc: KEYS,
             }),
             None => {
+                let end = self.rows.len().min((key + KEYS) * dim);
                 for (r, out) in tile.iter_mut().enumerate().take(rows) {
-                    let query = &left[r * stride..][..dim];
-                    // A loop, not a closure: only what is inlined gets the instructions of its level.
                     out.fill(0.0);
-                    for (cell, row) in out.iter_mut().zip(self.rows[key * dim..].chunks_exact(dim)) {
-                        *cell = dot::<I>(query, row);
-                    }
+                    dots::<I>(&left[r * stride..][..dim], &self.rows[key * dim..end], &[], out);
                 }
             }
         }

@@ -79,10 +79,10 @@ pub fn advance<I: Isa, const MIN: bool, const TERMS: usize, const MASKED: bool>(
     seen: &Row,
     calcium: &mut Row,
     pool: &mut Row,
-    total: &mut [f32; 16],
+    total: &mut [f32; KEYS / 4],
     kin: &Kinetics,
 ) {
-    for j in 0..KEYS / 4 {
+    for (j, total) in total.iter_mut().enumerate() {
         let logit = Four::load(logits, j);
         let x = spike::<I, Four, TERMS, MASKED>(logit, Four::load(seen, j), Four::load(calcium, j), kin);
         let (released, after) = drain::<I, Four, MIN>(x.p, Four::load(pool, j), kin);
@@ -90,7 +90,7 @@ pub fn advance<I: Isa, const MIN: bool, const TERMS: usize, const MASKED: bool>(
         x.calcium.store(calcium, j);
         after.store(pool, j);
         n.store(logits, j);
-        total[j] += n.sum();
+        *total += n.sum();
     }
 }
 

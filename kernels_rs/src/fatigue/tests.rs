@@ -153,6 +153,8 @@ impl Problem {
                 .collect(),
             calcium: &calcium,
             pool: &pool,
+            of_state: self.shape.tk,
+            state: 0..self.shape.tk,
             segments: self.segments.as_ref().map(|(q, k)| (&q[..], &k[..])),
             window: self.window,
         })
@@ -277,13 +279,39 @@ fn equals_the_definition_with_windows_and_segments() {
 
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
-    let shape = Shape { batch: 2, heads: 4, kv_heads: 2, tq: 45, tk: 80, dim: 20 };
-    let problem = Problem::new(shape, Rule::Min, Release::Kinetic, 1.0, 3.0);
-    let (x, g) = problem.run(1, Level::best());
-    for threads in [2, 3, 5] {
-        let (y, h) = problem.run(threads, Level::best());
-        assert_eq!((&x.out, &x.calcium, &x.pool), (&y.out, &y.calcium, &y.pool));
-        assert_eq!((&g.q, &g.k, &g.v, &g.kinetics), (&h.q, &h.k, &h.v, &h.kinetics));
+    for tq in [45, 3] {
+        let shape = Shape { batch: 2, heads: 4, kv_heads: 2, tq, tk: 80, dim: 20 };
+        let mut problem = Problem::new(shape, Rule::Min, Release::Kinetic, 1.0, 3.0);
+        // A head of another form of the gate among those that share keys.
+        problem.kinetics[3 * shape.heads + 1] = 9.0;
+        let (x, g) = problem.run(1, Level::best());
+        for threads in [2, 3, 5] {
+            let (y, h) = problem.run(threads, Level::best());
+            assert_eq!((&x.out, &x.calcium, &x.pool), (&y.out, &y.calcium, &y.pool));
+            assert_eq!((&g.q, &g.k, &g.v, &g.kinetics), (&h.q, &h.k, &h.v, &h.kinetics));
+        }
+    }
+}
+
+#[test]
+fn a_state_of_old_keys_does() {
+    for (tq, tk) in [(1, 70), (3, 66), (40, 130), (5, 5)] {
+        let shape = Shape { batch: 2, heads: 2, kv_heads: 1, tq, tk, dim: 8 };
+        let problem = Problem::new(shape, Rule::Min, Release::Kinetic, 1.0, 3.0);
+        problem.with_inputs(|whole| {
+            // The state of the old keys, with some that are no longer there before each.
+            let (old, gone) = (tk - tq, 3);
+            let cut = |x: &[f32]| -> Vec<f32> {
+                x.chunks(tk).flat_map(|row| [&[9.0; 3][..], &row[..old]].concat()).collect()
+            };
+            let (calcium, pool) = (cut(whole.calcium), cut(whole.pool));
+            let expected = forward(&whole, true, 1, Level::best()).unwrap();
+            let part =
+                Inputs { calcium: &calcium, pool: &pool, of_state: gone + old, state: gone..gone + old, ..whole };
+            let found = forward(&part, true, 1, Level::best()).unwrap();
+            assert_eq!((&found.out, &found.calcium, &found.pool), (&expected.out, &expected.calcium, &expected.pool));
+            assert_eq!(found.boundaries, expected.boundaries);
+        });
     }
 }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, cat
+from torch import Tensor, cat, compiler, is_grad_enabled
 from torch.compiler import assume_constant_result
 
 from bouton.ops.backends import register_backend, requested, select
@@ -68,12 +68,29 @@ def fatigue_attention(
         KernelError: the backend asked for cannot execute this call.
     """
     _validate(q, k, v, kinetics, rule, release, segments_q, segments_k, window, bias)
-    kinetics = Kinetics(*(x.to(reference.precision(q)) for x in kinetics))
-    calcium, pool = _initial_state(q, k, kinetics, state)
+    dtype = reference.precision(q)
+    if any(x.dtype != dtype for x in kinetics):
+        kinetics = Kinetics(*(x.to(dtype) for x in kinetics))
+    old = _old_state(q, k, state)
     if bias is not None:
         bias = bias[(None,) * (4 - bias.dim())]
     named = "triton" in (backend, requested(OP))
     chosen = _choose(q.device.type, backend, rust.refuses(q, bias), triton_backend.refuses(q, k, v, bias, named))
+    if chosen == "rust" and not compiler.is_compiling() and not _learns(q, k, v, *kinetics, *(old or ())):
+        out, calcium, pool = rust.infer(
+            q,
+            k,
+            v,
+            kinetics,
+            old,
+            rule=rule,
+            release=release,
+            segments_q=segments_q,
+            segments_k=segments_k,
+            window=window,
+        )
+        return out, {"calcium": calcium, "pool": pool}
+    calcium, pool = _with_new_keys(q, k, kinetics, old)
     execute = {"rust": rust, "triton": triton_backend}.get(chosen, torch_backend).forward
     out, calcium, pool = execute(
         q,
@@ -99,26 +116,39 @@ def _choose(device: str, backend: str, not_rust: str | None, not_triton: str | N
     return select(OP, device, backend, {name: reason for name, reason in against.items() if reason is not None})
 
 
-def _initial_state(
-    q: Tensor, k: Tensor, kinetics: Kinetics, state: Mapping[str, Tensor] | None
-) -> tuple[Tensor, Tensor]:
-    """Calcium and pool (B, Hq, Tk) before the first query."""
+def _learns(*tensors: Tensor) -> bool:
+    """Whether a gradient will be asked for."""
+    return is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
+def _old_state(q: Tensor, k: Tensor, state: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+    """Calcium and pool (B, Hq, >= Tk - Tq), the last ones those of the old keys; None where all keys are fresh."""
     batch, heads, tq, _ = q.shape
     old = k.shape[2] - tq
-    born = tq if state is not None else tq + old
-    calcium = q.new_zeros(batch, heads, born, dtype=kinetics.r_max.dtype)
-    pool = kinetics.r_max[:, None].expand(batch, heads, born)
     if state is None or old == 0:
-        return calcium, pool
-    parts = []
-    for name, fresh in (("calcium", calcium), ("pool", pool)):
+        return None
+    for name in ("calcium", "pool"):
         past = state[name]
         if past.shape[:2] != (batch, heads) or past.shape[2] < old:
             raise ValueError(
                 f"state['{name}'] has shape {tuple(past.shape)}, but {old} old keys need ({batch}, {heads}, >= {old})"
             )
-        parts.append(cat((past[..., past.shape[2] - old :].to(fresh.dtype), fresh), dim=-1))
-    return parts[0], parts[1]
+    return state["calcium"], state["pool"]
+
+
+def _with_new_keys(
+    q: Tensor, k: Tensor, kinetics: Kinetics, old: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Calcium and pool (B, Hq, Tk) before the first query."""
+    batch, heads, tq, _ = q.shape
+    born = k.shape[2] if old is None else tq
+    calcium = q.new_zeros(batch, heads, born, dtype=kinetics.r_max.dtype)
+    pool = kinetics.r_max[:, None].expand(batch, heads, born)
+    if old is None:
+        return calcium, pool
+    count = k.shape[2] - tq
+    past, full = (x[..., x.shape[2] - count :].to(calcium.dtype) for x in old)
+    return cat((past, calcium), dim=-1), cat((full, pool), dim=-1)
 
 
 def _validate(

@@ -53,7 +53,7 @@ def _kernels() -> ModuleType:
 
 
 def _array(x: Tensor) -> np.ndarray[Any, Any]:
-    return x.detach().contiguous().numpy()
+    return (x.detach() if x.requires_grad else x).contiguous().numpy()
 
 
 def _call(
@@ -68,6 +68,7 @@ def _call(
     window: int,
     rule: str,
     release: str,
+    old_state: bool = False,
 ) -> dict[str, Any]:
     return {
         "q": _array(q),
@@ -81,6 +82,7 @@ def _call(
         "segments_q": None if segments_q is None else _array(segments_q.long()),
         "segments_k": None if segments_k is None else _array(segments_k.long()),
         "window": window or None,
+        "old_state": old_state,
     }
 
 
@@ -123,13 +125,16 @@ def _(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, heads, tq, _ = q.shape
-    blocks = -(-tq // _kernels().QUERIES_PER_BLOCK)
+    step = _kernels().QUERIES_PER_BLOCK
+    whole, old = (tq - 1) // step, k.shape[2] - tq
+    # A block of queries reaches the old keys and those up to its own end; the last block reaches all.
+    boundaries = whole * old + step * (whole * (whole + 1) // 2) + k.shape[2]
     return (
         q.new_empty(q.shape),
         calcium.new_empty(calcium.shape),
         pool.new_empty(pool.shape),
         q.new_empty((batch, heads, tq)),
-        q.new_empty((batch * heads * blocks * 2 * k.shape[2] if save else 0,)),
+        q.new_empty((batch * heads * 2 * boundaries if save else 0,)),
     )
 
 
@@ -234,9 +239,38 @@ def forward(
     """
     if (reason := refuses(q, bias)) is not None:
         raise ValueError(f"the rust backend of fatigue_attention {reason}")
-    stacked = torch.stack(tuple(kinetics))
+    stacked = torch.stack(kinetics)
     tensors = (q.float(), k.float(), v.float(), stacked, calcium, pool)
     save = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     execute = _forward if save or torch.compiler.is_compiling() else _forward._init_fn
     out, calcium, pool, *_ = execute(*tensors, segments_q, segments_k, window or 0, rule, release, save)
+    return out.to(q.dtype), calcium, pool
+
+
+def infer(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kinetics: Kinetics,
+    old: tuple[Tensor, Tensor] | None,
+    *,
+    rule: str,
+    release: str,
+    segments_q: Tensor | None = None,
+    segments_k: Tensor | None = None,
+    window: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`forward` without gradients and without an operator around it, for short calls (decoding).
+
+    ``old``: calcium and pool (B, Hq, n) with n >= Tk - Tq, the last ones those of the old keys, which stand before the
+    queries; None: they are fresh, as the keys of the queries always are.
+    """
+    stacked = torch.stack(kinetics)
+    if old is None:
+        calcium = stacked.new_zeros(*q.shape[:2], k.shape[2] - q.shape[2])
+        old = calcium, kinetics.r_max[:, None].expand_as(calcium)
+    calcium, pool = old[0].float(), old[1].float()
+    parts = (q.float(), k.float(), v.float(), stacked, calcium, pool)
+    call = _call(*parts, segments_q, segments_k, window or 0, rule, release, old_state=True)
+    out, calcium, pool, *_ = map(torch.from_numpy, _kernels().fatigue_attention(call, False, torch.get_num_threads()))
     return out.to(q.dtype), calcium, pool
