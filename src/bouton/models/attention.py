@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bouton.models import blockwise
 from bouton.models.context import Context
 from bouton.models.layers import Linear, rotate
 from bouton.models.sockets import BranchedLinear, ExclusiveSocket, ListSocket, State
@@ -23,7 +24,11 @@ def visible_keys(seq_len: int, window: int | None) -> float:
 
 
 class DotProductCore(nn.Module):
-    """softmax(q k^T / sqrt(D) + bias) v by torch's fused kernels (Vaswani et al. 2017). No state of its own."""
+    """softmax(q k^T / sqrt(D) + bias) v by torch's fused kernels (Vaswani et al. 2017). No state of its own.
+
+    On a CPU documents and windows are computed in blocks (:mod:`.blockwise`); with a bias, cached keys, under
+    ``torch.compile`` and on other devices the kernel gets the mask as a whole.
+    """
 
     def __init__(self, num_heads: int, head_dim: int, window: int | None = None) -> None:
         super().__init__()
@@ -42,6 +47,8 @@ class DotProductCore(nn.Module):
         bias: Tensor | None,
         window: int | None,
     ) -> tuple[Tensor, State]:
+        if bias is None and (blocks := ctx.blocks(window, k.shape[2], q)) is not None:
+            return blockwise.attention(q, k, v, blocks), {}
         mask = ctx.mask(window, k.shape[2])
         if bias is not None:
             if mask is None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bouton.mechanisms.vitals import Vitals
+from bouton.models.blockwise import Block, plan
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Context:
     signals: dict[str, Tensor] = field(default_factory=dict)
     vitals: Vitals | None = None
     _masks: dict[tuple[int | None, int], Tensor | None] = field(default_factory=dict)
+    _blocks: dict[tuple[int | None, torch.dtype], list[Block] | None] = field(default_factory=dict)
     _rotations: dict[tuple[int, float], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def report(self, mechanism: str, name: str, value: Tensor | float, layer: int) -> None:
@@ -63,6 +65,19 @@ class Context:
         if self.segments_q is not None and self.segments_k is not None:
             mask = mask & (self.segments_q[:, None, :, None] == self.segments_k[:, None, None, -num_keys:])
         return mask
+
+    def blocks(self, window: int | None, num_keys: int, q: Tensor) -> list[Block] | None:
+        """How to compute what :meth:`mask` lets the queries ``q`` see in blocks; None: with that mask."""
+        t = self.positions.shape[1]
+        if q.device.type != "cpu" or torch.compiler.is_compiling() or num_keys != t:
+            return None  # lengths of documents are numbers of the host, and no constants of a compiled graph
+        if self.starts is None and (window is None or window >= t):
+            return None
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
+        if (window, dtype) not in self._blocks:
+            starts = torch.zeros(1, t, dtype=torch.bool) if self.starts is None else self.starts
+            self._blocks[window, dtype] = plan(starts, window, dtype)
+        return self._blocks[window, dtype]
 
     def rotation(self, dim: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosine and sine of the rotary angles, (B or 1, 1, T, dim / 2), in float32 or better, once per pass."""
