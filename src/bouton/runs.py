@@ -122,10 +122,27 @@ class Run:
         config.kernels = {"backend": self._kernels}
         if config.model.get("vocab_size") is None:
             config.model.vocab_size = self.tokenizer.vocab_size
+        self._check_mechanisms(config)
         body = build(config)
         _check_fit(body, tensors, path, self.folder)
         body.load_state_dict(tensors)
         return body.to(device).eval()
+
+    def _check_mechanisms(self, config: DictConfig) -> None:
+        """Name the package of a mechanism that was there when the run was made and is not now."""
+        from bouton.mechanisms import registry
+
+        known = registry.mechanisms()
+        for name in sorted(str(name) for name in config.get("mechanism") or () if name not in known):
+            try:
+                made_with = json.loads((self.folder / "environment.json").read_text())["mechanism_packages"]
+                package = str(made_with[name])
+            except (OSError, ValueError, KeyError, TypeError):
+                raise ConfigError(f"run = {self.folder}: {registry.unknown(name)}") from None
+            raise ConfigError(
+                f"run = {self.folder}: mechanism '{name}' comes from the package '{package}', which is not installed "
+                f"here or cannot be imported; {registry.unknown(name)}"
+            )
 
     @cached_property
     def metrics(self) -> pd.DataFrame:

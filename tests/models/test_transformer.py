@@ -187,3 +187,26 @@ def test_flops_of_a_window_do_not_grow_with_the_square_of_the_length():
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         TransformerConfig(**{**SMALL, **options})
+
+
+@pytest.mark.parametrize(
+    ("ids", "options", "message"),
+    [
+        (torch.tensor([[3, 31]]), {}, "id 31, but this body's ids go from 0 to 30"),
+        (torch.tensor([[3, -1]]), {}, "id -1, but this body's ids go from 0 to 30"),
+        (torch.tensor([[0.5]]), {}, "int64 or int32, got float32"),
+        (torch.tensor([3]), {}, r"\(B, T\)"),
+        (torch.tensor([[3, 4]]), {"starts": torch.ones(1, 3, dtype=torch.bool)}, r"\(1, 2\), got \(1, 3\)"),
+    ],
+)
+def test_bad_tokens_are_one_line(ids, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        make()(ids, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_state_of_another_batch_size_is_one_line():
+    model = make()
+    _, state = model(tokens(2))
+    with pytest.raises(ValueError, match="state is of a batch of 2, but tokens has 3 rows"):
+        model(tokens(3, 1), state)

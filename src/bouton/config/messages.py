@@ -83,15 +83,16 @@ def _missing_option(error: MissingConfigException) -> str:
         return f"configuration '{path}' is unknown: {suggest(path, paths.options('.'))}"
     known = set(error.options or ()) | set(paths.options(group))
     if group == "mechanism":
-        from bouton.mechanisms.registry import mechanisms
+        from bouton.mechanisms.registry import mechanisms, unknown
 
+        if name:
+            return unknown(name)
         known |= set(mechanisms())
     if group in GROUPS:
         known.add("none")
     if not name:
         return f"{group}= is empty: {suggest(name, known)}"
-    noun = "mechanism" if group == "mechanism" else f"{group} option"
-    return f"{noun} '{name}' is unknown: {suggest(name, known)}"
+    return f"{group} option '{name}' is unknown: {suggest(name, known)}"
 
 
 def _unknown_key(error: HydraException) -> str | None:
@@ -112,10 +113,9 @@ def _unknown_key(error: HydraException) -> str | None:
 
 
 def _absent_mechanism(name: str, present: list[str]) -> str:
-    from bouton.mechanisms.registry import mechanisms
+    from bouton.mechanisms.registry import mechanisms, unknown
 
-    known = mechanisms()
-    if name not in known:
-        return f"mechanism '{name}' is unknown: {suggest(name, known)}"
+    if name not in mechanisms():
+        return unknown(name)
     chosen = "+".join(present) or "none"
     return f"mechanism.{name} is not part of mechanism={chosen}: choose mechanism={'+'.join(sorted([*present, name]))}"

@@ -7,7 +7,7 @@ import pkgutil
 from importlib.metadata import entry_points
 from typing import TypeVar
 
-from bouton.errors import ConfigError, suggest
+from bouton.errors import BoutonError, ConfigError, suggest
 from bouton.mechanisms.base import Mechanism
 
 ENTRY_POINT_GROUP = "bouton.mechanisms"
@@ -15,6 +15,8 @@ ENTRY_POINT_GROUP = "bouton.mechanisms"
 _INFRASTRUCTURE = {"base", "new", "parameters", "registry", "vitals", "yaml"}
 
 _registry: dict[str, type[Mechanism]] = {}
+_packages: dict[str, str] = {}  # mechanism of another package -> that package and its version
+_broken: list[str] = []  # entry points that cannot be imported: which, of what package, and why
 _discovered = False
 
 M = TypeVar("M", bound=type[Mechanism])
@@ -50,8 +52,19 @@ def get(name: str) -> type[Mechanism]:
     """
     known = mechanisms()
     if name not in known:
-        raise ConfigError(f"mechanism '{name}' is unknown: {suggest(name, [*known, 'none'])}")
+        raise ConfigError(unknown(name))
     return known[name]
+
+
+def unknown(name: str) -> str:
+    """The message for a name that no mechanism has: the nearest match, all known names, and packages that failed."""
+    return "; ".join([f"mechanism '{name}' is unknown: {suggest(name, [*mechanisms(), 'none'])}", *_broken])
+
+
+def packages() -> dict[str, str]:
+    """The mechanisms that other packages provide: name -> package and version."""
+    mechanisms()
+    return dict(sorted(_packages.items()))
 
 
 def _discover() -> None:
@@ -65,4 +78,15 @@ def _discover() -> None:
         if not module.name.startswith("_") and module.name not in _INFRASTRUCTURE:
             importlib.import_module(f"bouton.mechanisms.{module.name}")
     for entry in entry_points(group=ENTRY_POINT_GROUP):
-        entry.load()  # importing the class runs its @register
+        origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "of unknown name"
+        before = set(_registry)
+        try:
+            entry.load()  # importing the class runs its @register
+        except BoutonError:
+            raise
+        except Exception as error:  # it must not take the other mechanisms with it; whoever asks for it is told
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            _broken.append(
+                f"package '{origin}' offers '{entry.name}', which cannot be imported from {entry.value} ({reason})"
+            )
+        _packages.update(dict.fromkeys(set(_registry) - before, origin))

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from bouton.mechanisms import registry
+
 LIBRARIES = ("bouton", "torch", "lightning", "hydra-core", "omegaconf", "numpy", "tokenizers", "torchmetrics", "triton")
 
 
@@ -21,6 +23,7 @@ def environment(seed: int, world_size: int) -> dict[str, Any]:
         "git": _git(),
         "python": sys.version.split()[0],
         "libraries": {name: found for name in LIBRARIES if (found := _version(name)) is not None},
+        "mechanism_packages": registry.packages(),
         "machine": {
             "system": platform.platform(),
             "cpu": _cpu(),
