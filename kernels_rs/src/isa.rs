@@ -8,6 +8,7 @@
 use std::sync::OnceLock;
 
 use crate::gemm::{self, Matrices};
+use crate::peak;
 
 /// The few choices that differ between instruction sets.
 pub trait Isa: Copy + Send + Sync + 'static {
@@ -15,6 +16,8 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn fma(a: f32, b: f32, c: f32) -> f32;
     /// C = A B, or C += A B, in register tiles that fit this level.
     fn gemm<const TRANSPOSED: bool, const ADD: bool>(matrices: Matrices<'_>);
+    /// As many chains of multiply-adds as keep the units busy and fit the registers: see [`peak::spin`].
+    fn spin(steps: usize) -> (f32, f64);
 }
 
 /// Any processor: separate multiplication and addition.
@@ -36,6 +39,10 @@ impl Isa for Portable {
     fn gemm<const TRANSPOSED: bool, const ADD: bool>(matrices: Matrices<'_>) {
         gemm::multiply::<Self, 4, 16, TRANSPOSED, ADD>(matrices);
     }
+    #[inline(always)]
+    fn spin(steps: usize) -> (f32, f64) {
+        peak::spin::<Self, 4, 16>(steps)
+    }
 }
 
 impl Isa for Narrow {
@@ -47,6 +54,10 @@ impl Isa for Narrow {
     fn gemm<const TRANSPOSED: bool, const ADD: bool>(matrices: Matrices<'_>) {
         gemm::multiply::<Self, 4, 16, TRANSPOSED, ADD>(matrices);
     }
+    #[inline(always)]
+    fn spin(steps: usize) -> (f32, f64) {
+        peak::spin::<Self, 4, 16>(steps)
+    }
 }
 
 impl Isa for Wide {
@@ -57,6 +68,10 @@ impl Isa for Wide {
     #[inline(always)]
     fn gemm<const TRANSPOSED: bool, const ADD: bool>(matrices: Matrices<'_>) {
         gemm::multiply::<Self, 8, 32, TRANSPOSED, ADD>(matrices);
+    }
+    #[inline(always)]
+    fn spin(steps: usize) -> (f32, f64) {
+        peak::spin::<Self, 4, 64>(steps)
     }
 }
 

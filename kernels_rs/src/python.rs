@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use crate::fatigue::problem::{Inputs, Kinetics, Release, Rule, Shape, KINETICS};
 use crate::fatigue::run::{self, Cotangents};
 use crate::isa::Level;
+use crate::peak;
 
 type Array<'py, const N: usize> = Bound<'py, numpy::PyArray<f32, numpy::ndarray::Dim<[usize; N]>>>;
 type Forward<'py> = (Array<'py, 4>, Array<'py, 3>, Array<'py, 3>, Array<'py, 3>, Bound<'py, PyArray1<f32>>);
@@ -175,12 +176,19 @@ fn instruction_set() -> &'static str {
     Level::best().name()
 }
 
+/// The most FLOP/s (float32) that `threads` threads (0: one per core) reach with these instructions, in about 20 ms.
+#[pyfunction]
+fn fma_peak(py: Python<'_>, threads: usize) -> PyResult<f64> {
+    py.detach(|| peak::fma_peak(threads, Level::best())).map_err(invalid)
+}
+
 #[pymodule]
 fn bouton_kernels(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("QUERIES_PER_BLOCK", crate::fatigue::QUERIES)?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_function(wrap_pyfunction!(fatigue_attention, m)?)?;
     m.add_function(wrap_pyfunction!(fatigue_attention_backward, m)?)?;
+    m.add_function(wrap_pyfunction!(fma_peak, m)?)?;
     m.add_function(wrap_pyfunction!(instruction_set, m)?)?;
     Ok(())
 }

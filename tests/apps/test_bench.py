@@ -16,8 +16,10 @@ def test_one_op_with_figures_and_plot(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["bench", "fatigue_attention", *QUICK, f"json={figures}", f"plot={plot}"]) == 0
     out = capsys.readouterr().out
     assert "sdpa" in out and "torch" in out and "threads of" in out
+    assert "flex: not run: FlexAttention is compiled" in out, "a peer that is left out is named"
     recorded = json.loads(figures.read_text())
     assert recorded["machine"]["cpu"] and recorded["machine"]["torch"] and recorded["machine"]["threads"] == 1
+    assert recorded["machine"]["peak_flops"] > 0 and recorded["machine"]["peak_source"] in " ".join(out.split())
     first = recorded["results"][0]
     assert first["passes"]["forward+backward"]["torch"]["ratios"]["sdpa"]["wall"]["ratio"] > 0
     assert plot.read_bytes().startswith(b"\x89PNG")

@@ -6,7 +6,9 @@ import dataclasses
 import math
 import os
 import statistics
+import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from bouton.errors import KernelError
 from bouton.ops import backends
 from bouton.ops.benchmarks import Settings, cases, gate, measure_all, memory, ops, report
 from bouton.ops.benchmarks.case import BOTH, FORWARD, Case, Execution, Inputs, Work, peer
-from bouton.ops.benchmarks.machine import Limit
+from bouton.ops.benchmarks.machine import Limit, limit
 from bouton.ops.benchmarks.timing import Sample, prepare, ratio, time_interleaved
 
 QUICK = Settings(rounds=2, shapes="small", memory=False)
@@ -247,3 +249,23 @@ def test_memory_that_cannot_be_told_says_why() -> None:
     (case, *_) = cases("fatigue_attention", "cpu", "issue")
     with pytest.raises(RuntimeError, match="compiler works in the same process"):
         memory.on_cpu(case, "issue", "flex", FORWARD, torch.float32, 1)
+
+
+@pytest.mark.parametrize(("units", "source"), [(1e18, "multiply-adds in registers"), (1.0, "matrix product (float32)")])
+def test_the_limit_is_the_better_of_the_vector_units_and_the_matrix_product(monkeypatch, units, source) -> None:
+    kernels = SimpleNamespace(fma_peak=lambda threads: units, instruction_set=lambda: "some")
+    monkeypatch.setitem(sys.modules, "bouton_kernels", kernels)
+    found = limit("cpu", torch.float32)
+    assert source in found.source and found.flops >= units and found.bandwidth > 0
+
+
+def test_the_limit_does_not_need_the_rust_kernels(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "bouton_kernels", SimpleNamespace())  # a wheel from before fma_peak
+    assert limit("cpu", torch.float32).source == "torch's matrix product (float32)"
+
+
+def test_the_vector_units_are_measured() -> None:
+    kernels = pytest.importorskip("bouton_kernels")
+    if not hasattr(kernels, "fma_peak"):
+        pytest.skip("a wheel from before fma_peak")
+    assert kernels.fma_peak(1) > 1e9

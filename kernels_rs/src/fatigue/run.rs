@@ -67,7 +67,7 @@ fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Res
     Ok(pool.install(work))
 }
 
-fn for_each<J: Send>(threads: usize, jobs: Vec<J>, work: impl Fn(J) + Send + Sync) -> Result<(), String> {
+pub fn for_each<J: Send>(threads: usize, jobs: Vec<J>, work: impl Fn(J) + Send + Sync) -> Result<(), String> {
     if threads == 1 || jobs.len() == 1 {
         jobs.into_iter().for_each(work);
         return Ok(());

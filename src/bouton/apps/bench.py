@@ -116,8 +116,8 @@ def show(console: Console, results: Sequence[Result], machine: dict[str, Any]) -
     console.print(
         f"{machine.get('gpu') or machine['cpu']}, {machine['threads']} threads of {machine['cores']} cores, "
         f"torch {machine['torch']}, {kernels if machine['bouton_kernels'] else 'no Rust kernels'}; "
-        f"matrix product {machine['matmul_flops'] / 1e9:.0f} GFLOP/s, "
-        f"copy {machine['copy_bytes_per_second'] / 1e9:.1f} GB/s",
+        f"limit {machine['peak_flops'] / 1e9:.0f} GFLOP/s by {machine['peak_source']}, "
+        f"{machine['copy_bytes_per_second'] / 1e9:.1f} GB/s by copying",
         markup=False,
     )
 

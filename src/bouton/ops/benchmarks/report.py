@@ -17,7 +17,8 @@ def document(results: Sequence[Result], settings: Settings) -> dict[str, Any]:
     peak = limit(settings.device, settings.dtype)
     machine = {
         **describe(settings.device),
-        "matmul_flops": peak.flops,
+        "peak_flops": peak.flops,
+        "peak_source": peak.source,
         "copy_bytes_per_second": peak.bandwidth,
     }
     return {

@@ -1,0 +1,98 @@
+//! The most arithmetic that the processor does: chains of fused multiply-adds that stay in registers and do not wait
+//! for each other. What a kernel reaches is quoted as a share of this.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use crate::fatigue::run::for_each;
+use crate::isa::{Isa, Job, Level};
+
+/// Long enough for the clock, short enough to find a moment without other load.
+const STEPS: usize = 200_000;
+const REPEATS: usize = 12;
+
+/// `CHAINS * LANES` numbers, `steps` times x = x * a + b; returns their sum, and how many operations that was.
+#[inline(always)]
+pub fn spin<I: Isa, const CHAINS: usize, const LANES: usize>(steps: usize) -> (f32, f64) {
+    let (mut a, mut b, mut x) = ([0f32; LANES], [0f32; LANES], [[0f32; LANES]; CHAINS]);
+    for l in 0..LANES {
+        a[l] = black_box(0.999);
+        b[l] = black_box(1e-3);
+        for (c, chain) in x.iter_mut().enumerate() {
+            chain[l] = (c * LANES + l) as f32;
+        }
+    }
+    for _ in 0..steps {
+        for chain in x.iter_mut() {
+            for l in 0..LANES {
+                chain[l] = I::fma(chain[l], a[l], b[l]);
+            }
+        }
+    }
+    let mut sum = 0.0;
+    for chain in &x {
+        for value in chain {
+            sum += value;
+        }
+    }
+    (sum, 2.0 * (CHAINS * LANES * steps) as f64)
+}
+
+struct Spin<'a>(&'a mut f64);
+
+impl Job for Spin<'_> {
+    fn run<I: Isa>(self) {
+        let (sum, operations) = I::spin(STEPS);
+        black_box(sum);
+        *self.0 = operations;
+    }
+}
+
+/// FLOP/s in float32 of `threads` threads together (0: one per core), a multiply-add counted as two: the best of
+/// several short runs.
+pub fn fma_peak(threads: usize, level: Level) -> Result<f64, String> {
+    let threads = match threads {
+        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        n => n,
+    };
+    let mut best = 0f64;
+    for _ in 0..REPEATS {
+        let mut operations = vec![0f64; threads];
+        let begin = Instant::now();
+        for_each(threads, operations.iter_mut().collect(), |count| level.run(Spin(count)))?;
+        let seconds = begin.elapsed().as_secs_f64();
+        if seconds > 0.0 {
+            best = best.max(operations.iter().sum::<f64>() / seconds);
+        }
+    }
+    Ok(best)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chains_converge_to_their_fixed_point() {
+        // x = 0.999 x + 0.001 has the fixed point 1
+        struct Check;
+        impl Job for Check {
+            fn run<I: Isa>(self) {
+                let (sum, operations) = I::spin(50_000);
+                let values = operations / 100_000.0;
+                assert!((f64::from(sum) / values - 1.0).abs() < 1e-3, "{sum} {values}");
+            }
+        }
+        for level in Level::available() {
+            level.run(Check);
+        }
+    }
+
+    #[test]
+    fn a_wider_instruction_set_is_not_slower() {
+        let levels = Level::available();
+        let peak = |level: &Level| fma_peak(1, *level).unwrap();
+        assert!(peak(&levels[levels.len() - 1]) > 0.8 * peak(&levels[0]));
+        assert!(peak(&levels[0]) > 1e7);
+    }
+}
