@@ -1,5 +1,5 @@
-//! CPU kernels of Bouton. `fatigue` is presynaptic-fatigue attention, forward and backward; `peak` what the processor
-//! can do at most; `python` the bindings.
+//! CPU kernels of Bouton, forward and backward: `fatigue` is presynaptic-fatigue attention, `scan` the first-order
+//! recurrences; `peak` is what the processor can do at most; `python` has the bindings.
 
 pub mod fatigue;
 pub mod gemm;
@@ -9,3 +9,5 @@ pub mod math;
 pub mod peak;
 #[cfg(feature = "extension-module")]
 mod python;
+pub mod scan;
+pub mod threads;

@@ -4,8 +4,8 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use crate::fatigue::run::for_each;
 use crate::isa::{Isa, Job, Level};
+use crate::threads::for_each;
 
 /// Long enough for the clock, short enough to find a moment without other load.
 const STEPS: usize = 200_000;

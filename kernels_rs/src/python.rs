@@ -4,13 +4,15 @@ use numpy::{
     IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyReadonlyArray4,
     PyUntypedArrayMethods,
 };
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::fatigue::problem::{Inputs, Kinetics, Release, Rule, Shape, KINETICS};
 use crate::fatigue::run::{self, Cotangents};
 use crate::isa::Level;
 use crate::peak;
+
+mod scan;
 
 type Array<'py, const N: usize> = Bound<'py, numpy::PyArray<f32, numpy::ndarray::Dim<[usize; N]>>>;
 type Forward<'py> = (Array<'py, 4>, Array<'py, 3>, Array<'py, 3>, Array<'py, 3>, Bound<'py, PyArray1<f32>>);
@@ -22,8 +24,24 @@ fn invalid(message: impl Into<String>) -> PyErr {
 
 macro_rules! slice {
     ($array:expr, $name:literal) => {
-        $array.as_slice().map_err(|_| invalid(concat!($name, " must be contiguous in row-major order")))
+        $array.as_slice().map_err(|_| $crate::python::invalid(concat!($name, " must be contiguous in row-major order")))
     };
+}
+use slice;
+
+/// A number of things. What is negative or too large is a `ValueError`, not Python's `OverflowError`.
+#[derive(Clone, Copy)]
+struct Count(usize);
+
+impl<'py> FromPyObject<'_, 'py> for Count {
+    type Error = PyErr;
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Count> {
+        match value.extract::<usize>() {
+            Ok(count) => Ok(Count(count)),
+            Err(error) if error.is_instance_of::<PyTypeError>(value.py()) => Err(error),
+            Err(_) => Err(invalid(format!("{} must be from 0 to {}", value.str()?, usize::MAX))),
+        }
+    }
 }
 
 /// The arguments that both passes share.
@@ -40,7 +58,7 @@ struct Call<'py> {
     release: String,
     segments_q: Option<PyReadonlyArray2<'py, i64>>,
     segments_k: Option<PyReadonlyArray2<'py, i64>>,
-    window: Option<usize>,
+    window: Option<Count>,
     /// `calcium` and `pool` are those of the keys before the first query alone, or of the last of them; else of all keys.
     old_state: bool,
 }
@@ -106,7 +124,7 @@ impl Call<'_> {
             state: if self.old_state { (of_state - old)..of_state } else { 0..shape.tk },
             of_state,
             segments,
-            window: self.window,
+            window: self.window.map(|count| count.0),
         };
         inputs.check().map_err(invalid)?;
         Ok(inputs)
@@ -123,10 +141,10 @@ where
 
 /// Forward pass: `(out, calcium, pool, total, boundaries)`; the last is empty unless `keep`.
 #[pyfunction]
-fn fatigue_attention<'py>(py: Python<'py>, call: Call<'py>, keep: bool, threads: usize) -> PyResult<Forward<'py>> {
+fn fatigue_attention<'py>(py: Python<'py>, call: Call<'py>, keep: bool, threads: Count) -> PyResult<Forward<'py>> {
     let inputs = call.inputs()?;
     let s = inputs.shape;
-    let x = py.detach(|| run::forward(&inputs, keep, threads, Level::best())).map_err(invalid)?;
+    let x = py.detach(|| run::forward(&inputs, keep, threads.0, Level::best())).map_err(invalid)?;
     Ok((
         shaped(py, x.out, [s.batch, s.heads, s.tq, s.dim])?,
         shaped(py, x.calcium, [s.batch, s.heads, s.tk])?,
@@ -149,7 +167,7 @@ fn fatigue_attention_backward<'py>(
     grad_calcium: PyReadonlyArray3<'py, f32>,
     grad_pool: PyReadonlyArray3<'py, f32>,
     learn: bool,
-    threads: usize,
+    threads: Count,
 ) -> PyResult<Backward<'py>> {
     let inputs = call.inputs()?;
     let s = inputs.shape;
@@ -159,7 +177,7 @@ fn fatigue_attention_backward<'py>(
         calcium: slice!(grad_calcium, "grad_calcium")?,
         pool: slice!(grad_pool, "grad_pool")?,
     };
-    let x = py.detach(|| run::backward(&inputs, saved, &bars, learn, threads, Level::best())).map_err(invalid)?;
+    let x = py.detach(|| run::backward(&inputs, saved, &bars, learn, threads.0, Level::best())).map_err(invalid)?;
     Ok((
         shaped(py, x.q, [s.batch, s.heads, s.tq, s.dim])?,
         shaped(py, x.k, [s.batch, s.kv_heads, s.tk, s.dim])?,
@@ -189,6 +207,8 @@ fn bouton_kernels(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(fatigue_attention, m)?)?;
     m.add_function(wrap_pyfunction!(fatigue_attention_backward, m)?)?;
     m.add_function(wrap_pyfunction!(fma_peak, m)?)?;
+    m.add_function(wrap_pyfunction!(scan::scan, m)?)?;
+    m.add_function(wrap_pyfunction!(scan::scan_backward, m)?)?;
     m.add_function(wrap_pyfunction!(instruction_set, m)?)?;
     Ok(())
 }

@@ -33,6 +33,8 @@ def test_explicit_choice_is_met_or_refused():
     assert backends.select("scan", "cpu", "torch") == "torch"
     with pytest.raises(KernelError, match="'triton': does not run on cpu"):
         backends.select("scan", "cpu", "triton")
+    with pytest.raises(KernelError, match="backend = 'rusty' is unknown; did you mean 'rust'"):
+        backends.select("scan", "cpu", "rusty")
     backends.configure("auto", scan="rust")
     with pytest.raises(KernelError, match="float64"):
         backends.select("scan", "cpu", refused={"rust": "float64"})

@@ -1,18 +1,13 @@
 //! A whole call: the heads over the threads. Every head is computed by one thread alone and sums over heads are made
 //! afterwards in order, so the result does not depend on the number of threads.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock};
-
-use rayon::prelude::*;
-use rayon::ThreadPool;
-
 use crate::fatigue::backward::Backward;
 use crate::fatigue::decode::Decode;
 use crate::fatigue::forward::Forward;
 use crate::fatigue::problem::{Inputs, LOGIT_LIMIT};
 use crate::fatigue::FEW_QUERIES;
 use crate::isa::Level;
+use crate::threads::{for_each, zeros};
 
 /// Results of the forward pass, shapes as in [`Forward`] with (batch, heads) in front.
 pub struct Outputs {
@@ -40,41 +35,6 @@ pub struct Gradients {
     pub pool: Vec<f32>,
 }
 
-/// Run `work` in a pool of `threads` threads (0: one per core). Pools are kept, per process: threads do not survive a
-/// fork.
-fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Result<R, String> {
-    type Pools = HashMap<(u32, usize), Arc<ThreadPool>>;
-    static POOLS: OnceLock<Mutex<Pools>> = OnceLock::new();
-    if threads == 1 {
-        return Ok(work());
-    }
-    let key = (std::process::id(), threads);
-    let pool = {
-        let mut pools = match POOLS.get_or_init(Mutex::default).lock() {
-            Ok(pools) => pools,
-            Err(poisoned) => poisoned.into_inner(),
-        };
-        match pools.get(&key) {
-            Some(pool) => pool.clone(),
-            None => {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| e.to_string())?;
-                let pool = Arc::new(pool);
-                pools.insert(key, pool.clone());
-                pool
-            }
-        }
-    };
-    Ok(pool.install(work))
-}
-
-pub fn for_each<J: Send>(threads: usize, jobs: Vec<J>, work: impl Fn(J) + Send + Sync) -> Result<(), String> {
-    if threads == 1 || jobs.len() == 1 {
-        jobs.into_iter().for_each(work);
-        return Ok(());
-    }
-    with_threads(threads, || jobs.into_par_iter().with_max_len(1).for_each(work))
-}
-
 /// Forward pass; `keep`: store what the backward pass needs.
 pub fn forward(inputs: &Inputs<'_>, keep: bool, threads: usize, level: Level) -> Result<Outputs, String> {
     inputs.check()?;
@@ -82,11 +42,11 @@ pub fn forward(inputs: &Inputs<'_>, keep: bool, threads: usize, level: Level) ->
     let heads = s.batch * s.heads;
     let per_head = if keep { s.boundaries() } else { 0 };
     let mut x = Outputs {
-        out: vec![0.0; heads * s.tq * s.dim],
-        total: vec![0.0; heads * s.tq],
-        calcium: vec![0.0; heads * s.tk],
-        pool: vec![0.0; heads * s.tk],
-        boundaries: vec![0.0; heads * per_head],
+        out: zeros(&[heads, s.tq, s.dim])?,
+        total: zeros(&[heads, s.tq])?,
+        calcium: zeros(&[heads, s.tk])?,
+        pool: zeros(&[heads, s.tk])?,
+        boundaries: zeros(&[heads, per_head])?,
     };
     let mut excess = vec![None; heads];
     let mut boundaries = x.boundaries.chunks_exact_mut(per_head.max(1));
@@ -147,12 +107,12 @@ pub fn backward(
         }
     }
     let mut x = Gradients {
-        q: vec![0.0; heads * s.tq * s.dim],
-        k: vec![0.0; heads * s.tk * s.dim],
-        v: vec![0.0; heads * s.tk * s.dim],
-        kinetics: vec![0.0; 10 * s.heads],
-        calcium: vec![0.0; heads * s.tk],
-        pool: vec![0.0; heads * s.tk],
+        q: zeros(&[heads, s.tq, s.dim])?,
+        k: zeros(&[heads, s.tk, s.dim])?,
+        v: zeros(&[heads, s.tk, s.dim])?,
+        kinetics: zeros(&[10, s.heads])?,
+        calcium: zeros(&[heads, s.tk])?,
+        pool: zeros(&[heads, s.tk])?,
     };
     let mut kinetics = vec![[0f64; 10]; heads];
     let mut jobs = Vec::with_capacity(heads);

@@ -107,8 +107,10 @@ def select(op: str, device: torch.device | str, backend: str = "auto", refused: 
         refused: reasons that hold for this call only, backend name -> reason.
 
     Raises:
-        KernelError: the backend was asked for by name and cannot be used.
+        KernelError: the backend was asked for by name and is unknown or cannot be used.
     """
+    if backend not in ("auto", *BACKENDS):
+        raise KernelError(f"op '{op}': backend = '{backend}' is unknown; {suggest(str(backend), ('auto', *BACKENDS))}")
     kind = torch.device(device).type
     asked = requested(op) if backend == "auto" else backend
     reasons = refusals(op, kind, refused)
