@@ -182,7 +182,7 @@ def test_the_limit_is_the_slower_of_arithmetic_and_traffic() -> None:
 
 
 def test_every_registered_op_of_the_platform_has_cases() -> None:
-    assert set(ops()) >= {"fatigue_attention", "fast_weights", "oscillate", "lateral_inhibition"}
+    assert set(ops()) >= {"fatigue_attention", "fast_weights", "oscillate", "lateral_inhibition", "scan"}
     for device in ("cpu", "cuda"):
         for shapes in ("issue", "sweep", "all", "small"):
             found = [(case.op, case.name) for case in cases(None, device, shapes)]
