@@ -16,6 +16,8 @@ pub mod scores;
 pub mod synapse;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 /// Queries in a tile; the state of every key is stored at these boundaries for the backward pass.

@@ -6,21 +6,21 @@ use crate::fatigue::run::{backward, forward, Cotangents, Gradients, Outputs};
 use crate::isa::Level;
 
 /// Everything a call depends on, in double precision.
-#[derive(Clone)]
-struct Problem {
-    shape: Shape,
-    rule: Rule,
-    release: Release,
-    window: Option<usize>,
-    segments: Option<(Vec<i64>, Vec<i64>)>,
-    q: Vec<f64>,
-    k: Vec<f64>,
-    v: Vec<f64>,
+#[derive(Clone, Debug)]
+pub(super) struct Problem {
+    pub(super) shape: Shape,
+    pub(super) rule: Rule,
+    pub(super) release: Release,
+    pub(super) window: Option<usize>,
+    pub(super) segments: Option<(Vec<i64>, Vec<i64>)>,
+    pub(super) q: Vec<f64>,
+    pub(super) k: Vec<f64>,
+    pub(super) v: Vec<f64>,
     /// (10, heads)
-    kinetics: Vec<f64>,
+    pub(super) kinetics: Vec<f64>,
     /// (batch, heads, tk); keys of the call itself are fresh
-    calcium: Vec<f64>,
-    pool: Vec<f64>,
+    pub(super) calcium: Vec<f64>,
+    pub(super) pool: Vec<f64>,
 }
 
 /// Numbers in (-1, 1) that depend on the seed alone.
@@ -38,7 +38,7 @@ fn noise(seed: u64, count: usize) -> Vec<f64> {
 }
 
 impl Problem {
-    fn new(shape: Shape, rule: Rule, release: Release, lam: f32, s: f32) -> Problem {
+    pub(super) fn new(shape: Shape, rule: Rule, release: Release, lam: f32, s: f32) -> Problem {
         let Shape { batch, heads, kv_heads, tq, tk, dim } = shape;
         let typical = [0.85f32, 0.55, 0.7, s, -0.8, 1.0, 0.975, 1.0, lam, 1e-2];
         let jitter = noise(7, 10 * heads);
@@ -164,7 +164,7 @@ impl Problem {
         [noise(11, self.q.len()), noise(12, self.calcium.len()), noise(13, self.pool.len())]
     }
 
-    fn run(&self, threads: usize, level: Level) -> (Outputs, Gradients) {
+    pub(super) fn run(&self, threads: usize, level: Level) -> (Outputs, Gradients) {
         let bars = self.bars().map(|x| x.iter().map(|&y| y as f32).collect::<Vec<f32>>());
         self.with_inputs(|inputs| {
             let x = forward(&inputs, true, threads, level).unwrap();

@@ -1,7 +1,9 @@
 //! First-order recurrences along time, for every channel of every batch row by itself:
 //!
-//!     y_t = a_t y_{t-1} + x_t              affine
-//!     y_t = max(a_t y_{t-1} + x_t, f_t)    max-affine; a tie is the floor's
+//! ```text
+//! y_t = a_t y_{t-1} + x_t              affine
+//! y_t = max(a_t y_{t-1} + x_t, f_t)    max-affine; at a tie the floor is taken
+//! ```
 //!
 //! Arrays are (batch, tokens, channels): the numbers of one token lie side by side, so that a step of the recurrence is
 //! one pass over a row. A step waits for the one before it; the channels of a job are many enough to fill that time.

@@ -88,25 +88,26 @@ def fast_weights(
     select(OP, q.device, backend)
     slow_on = not isinstance(eta_s, (int, float)) or eta_s != 0.0 or "slow" in state
 
-    def per_head(value: Tensor | float) -> Tensor:
-        return as_tensor(value, dtype=dtype, device=q.device).expand(heads)
-
-    def per_token(value: Tensor | float) -> Tensor:
-        return as_tensor(value, dtype=dtype, device=q.device).expand(batch, heads, tokens)
+    def fitted(name: str, value: Tensor | float, *shape: int) -> Tensor:
+        given = as_tensor(value, dtype=dtype, device=q.device)
+        tail = shape[len(shape) - given.dim() :] if given.dim() <= len(shape) else ()
+        if given.dim() > len(shape) or any(n not in (1, full) for n, full in zip(given.shape, tail, strict=True)):
+            raise KernelError(f"fast_weights: {name} {tuple(given.shape)} cannot be broadcast to {shape}")
+        return given.expand(shape)
 
     def part_of_state(name: str) -> Tensor:
         return state[name].to(dtype) if name in state else q.new_zeros(shape, dtype=dtype)
 
-    rate = per_token(eta)
+    rate = fitted("eta", eta, batch, heads, tokens)
     read, fast, slow = fast_weights_torch(
         q.to(dtype),
         k.to(dtype),
         v.to(dtype),
         rate.clamp(0.0, 1.0) if rule == "delta" else rate,
-        rho_f=per_head(rho_f),
-        rho_s=per_head(rho_s) if slow_on else None,
-        eta_s=per_head(eta_s) if slow_on else None,
-        gate=None if gate is None or not slow_on else per_token(gate),
+        rho_f=fitted("rho_f", rho_f, heads),
+        rho_s=fitted("rho_s", rho_s, heads) if slow_on else None,
+        eta_s=fitted("eta_s", eta_s, heads) if slow_on else None,
+        gate=None if gate is None or not slow_on else fitted("gate", gate, batch, heads, tokens),
         rule=rule,
         fast=part_of_state("fast"),
         slow=part_of_state("slow") if slow_on else None,

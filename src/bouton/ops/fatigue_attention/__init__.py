@@ -129,7 +129,7 @@ def _old_state(q: Tensor, k: Tensor, state: Mapping[str, Tensor] | None) -> tupl
         return None
     for name in ("calcium", "pool"):
         past = state[name]
-        if past.shape[:2] != (batch, heads) or past.shape[2] < old:
+        if past.dim() != 3 or past.shape[:2] != (batch, heads) or past.shape[2] < old:
             raise ValueError(
                 f"state['{name}'] has shape {tuple(past.shape)}, but {old} old keys need ({batch}, {heads}, >= {old})"
             )
@@ -169,6 +169,9 @@ def _validate(
         raise ValueError(f"release = {release!r} is unknown; known: {', '.join(RELEASES)}")
     if q.dim() != 4 or k.dim() != 4 or v.dim() != 4:
         raise ValueError(f"q, k, v must be 4-dimensional, got {q.dim()}, {k.dim()}, {v.dim()} dimensions")
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not x.is_floating_point():
+            raise ValueError(f"{name} is {x.dtype}: it must be a floating-point tensor")
     batch, heads, tq, dim = q.shape
     _, kv_heads, tk, _ = k.shape
     if k.shape != (batch, kv_heads, tk, dim) or v.shape[:3] != k.shape[:3]:

@@ -43,7 +43,7 @@ class _Oscillate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, omega: Tensor, phi: Tensor, baseline: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, omega, phi)
-        flat = x.reshape(-1, x.shape[-1])
+        flat = x.reshape(x.shape[:-1].numel(), x.shape[-1])
         dtype, rows = _precision(x), _rows(flat)
         omega, phi = omega.to(dtype), phi.to(dtype)
         y = torch.empty_like(flat)
@@ -60,7 +60,8 @@ class _Oscillate(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, omega, phi = ctx.saved_tensors
         width = x.shape[-1]
-        flat, grad_flat = x.reshape(-1, width), grad.reshape(-1, width)
+        rows = x.shape[:-1].numel()
+        flat, grad_flat = x.reshape(rows, width), grad.reshape(rows, width)
         dtype, rows = _precision(x), _rows(flat)
         omega_, phi_ = omega.to(dtype), phi.to(dtype)
         need_x, need_omega, need_phi, need_baseline = ctx.needs_input_grad
