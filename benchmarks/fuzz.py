@@ -28,6 +28,7 @@ from bouton.testing.fuzz import WrongAnswerError, attempt, make_call
 PATIENCE_S = 60.0
 MEMORY = 16 << 30  # addresses, of which torch's libraries take several gigabytes
 BATCH = 200
+TOLD = 10_000  # where no bar can be drawn, a line each time so many calls were made
 
 
 def work(first: int, last: int, at: Any, out: Connection) -> None:
@@ -75,7 +76,10 @@ def main() -> int:
                     if inlet.poll(1.0):
                         begin, more, failures = inlet.recv()
                         counts += more
-                        progress.update(task, completed=begin - options.seed)
+                        done = begin - options.seed
+                        progress.update(task, completed=done)
+                        if not console.is_terminal and done // TOLD != (done - more.total()) // TOLD:
+                            print(f"{done} of {options.calls} calls", flush=True)
                         for failure in failures:
                             console.print(failure, markup=False, highlight=False, soft_wrap=True)
                 except EOFError:
