@@ -1,6 +1,8 @@
-//! CPU kernels of Bouton, forward and backward: `fatigue` is presynaptic-fatigue attention, `scan` the first-order
-//! recurrences; `peak` is what the processor can do at most; `python` has the bindings.
+//! CPU kernels of Bouton, forward and backward: `fatigue` is presynaptic-fatigue attention, `fast_weights` the
+//! fast-weight recurrence, `scan` the first-order recurrences; `peak` is what the processor can do at most; `python`
+//! and `python_fast_weights` have the bindings.
 
+pub mod fast_weights;
 pub mod fatigue;
 pub mod gemm;
 pub mod isa;
@@ -9,5 +11,7 @@ pub mod math;
 pub mod peak;
 #[cfg(feature = "extension-module")]
 mod python;
+#[cfg(feature = "extension-module")]
+mod python_fast_weights;
 pub mod scan;
 pub mod threads;

@@ -210,5 +210,6 @@ fn bouton_kernels(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(scan::scan, m)?)?;
     m.add_function(wrap_pyfunction!(scan::scan_backward, m)?)?;
     m.add_function(wrap_pyfunction!(instruction_set, m)?)?;
+    crate::python_fast_weights::register(m)?;
     Ok(())
 }

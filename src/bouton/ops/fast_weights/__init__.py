@@ -13,10 +13,13 @@ from __future__ import annotations
 
 # `import torch` would be shadowed here by the submodule of that name.
 from torch import Tensor, as_tensor, float32, float64
+from torch.compiler import assume_constant_result
 
 from bouton.errors import KernelError, suggest
 from bouton.ops.backends import register_backend, select
+from bouton.ops.fast_weights import rust
 from bouton.ops.fast_weights.reference import fast_weights_reference
+from bouton.ops.fast_weights.rust import fast_weights_rust
 from bouton.ops.fast_weights.torch import fast_weights_torch
 
 __all__ = ["RULES", "fast_weights", "fast_weights_reference"]
@@ -24,6 +27,7 @@ __all__ = ["RULES", "fast_weights", "fast_weights_reference"]
 OP = "fast_weights"
 RULES = ("hebb", "oja", "delta")
 register_backend(OP, "torch")
+register_backend(OP, "rust", devices=("cpu",), why_not=rust.why_not)
 
 
 def fast_weights(
@@ -57,7 +61,7 @@ def fast_weights(
         rule: ``hebb``, ``oja`` or ``delta``.
         state: ``{"fast": (B, H, r, dv), "slow": (B, H, r, dv)}``; None, or an absent part, is zero.
         starts: (B, T) bool; the state is zero before the read of a token that starts a document.
-        chunk: tokens per block of the parallel form; any value gives the same result.
+        chunk: tokens per block of the parallel form (backend torch); any value gives the same result.
         backend: ``auto`` or the name of a backend.
 
     Returns:
@@ -85,7 +89,7 @@ def fast_weights(
         if name not in ("fast", "slow") or part.shape != shape:
             raise KernelError(f"fast_weights: state['{name}'] {tuple(part.shape)} must be fast or slow, {shape}")
 
-    select(OP, q.device, backend)
+    chosen = _choose(q.device.type, backend, rust.refuses(q, v))
     slow_on = not isinstance(eta_s, (int, float)) or eta_s != 0.0 or "slow" in state
 
     def fitted(name: str, value: Tensor | float, *shape: int) -> Tensor:
@@ -99,20 +103,26 @@ def fast_weights(
         return state[name].to(dtype) if name in state else q.new_zeros(shape, dtype=dtype)
 
     rate = fitted("eta", eta, batch, heads, tokens)
-    read, fast, slow = fast_weights_torch(
-        q.to(dtype),
-        k.to(dtype),
-        v.to(dtype),
-        rate.clamp(0.0, 1.0) if rule == "delta" else rate,
-        rho_f=fitted("rho_f", rho_f, heads),
-        rho_s=fitted("rho_s", rho_s, heads) if slow_on else None,
-        eta_s=fitted("eta_s", eta_s, heads) if slow_on else None,
-        gate=None if gate is None or not slow_on else fitted("gate", gate, batch, heads, tokens),
-        rule=rule,
-        fast=part_of_state("fast"),
-        slow=part_of_state("slow") if slow_on else None,
-        starts=starts,
-        chunk=chunk,
-    )
+    tensors = (q.to(dtype), k.to(dtype), v.to(dtype), rate.clamp(0.0, 1.0) if rule == "delta" else rate)
+    options = {
+        "rho_f": fitted("rho_f", rho_f, heads),
+        "rho_s": fitted("rho_s", rho_s, heads) if slow_on else None,
+        "eta_s": fitted("eta_s", eta_s, heads) if slow_on else None,
+        "gate": None if gate is None or not slow_on else fitted("gate", gate, batch, heads, tokens),
+        "rule": rule,
+        "fast": part_of_state("fast"),
+        "slow": part_of_state("slow") if slow_on else None,
+        "starts": starts,
+    }
+    if chosen == "rust":
+        read, fast, slow = fast_weights_rust(*tensors, **options)
+    else:
+        read, fast, slow = fast_weights_torch(*tensors, **options, chunk=chunk)
     after = {"fast": fast} if slow is None else {"fast": fast, "slow": slow}
     return read.to(v.dtype), after
+
+
+@assume_constant_result  # torch.compile asks once, while it traces
+def _choose(device: str, backend: str, not_rust: str | None) -> str:
+    """Name of the backend; ``not_rust`` is what speaks against rust in this call."""
+    return select(OP, device, backend, {} if not_rust is None else {"rust": not_rust})
