@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import types
 from typing import Any
@@ -59,7 +60,7 @@ def run(case: dict[str, Tensor], backend: str, dtype: torch.dtype, slow: bool, *
     definition."""
     x = {name: value.to(dtype).requires_grad_() for name, value in case.items()}
     gate = x["gate"] if options.pop("gated", False) and slow else None
-    common = {"rho_f": x["rho_f"], "rho_s": x["rho_s"], "gate": gate, **options}
+    common: dict[str, Any] = {"rho_f": x["rho_f"], "rho_s": x["rho_s"], "gate": gate, **options}
     inputs = (x["q"], x["k"], x["v"], x["eta"])
     if backend:
         state = {name: x[name] for name in (("fast", "slow") if slow else ("fast",))}
@@ -98,7 +99,7 @@ def assert_near(found: dict[str, Tensor], exact: dict[str, Tensor], tolerance: f
 def test_values_gradients_and_state(shape: tuple[int, ...], rule: str) -> None:
     case = make_case(*shape)
     for slow, gated, resets in ((True, True, True), (True, False, False), (False, False, True), (False, False, False)):
-        options = {"rule": rule, "gated": gated, "starts": make_starts(case) if resets else None}
+        options: dict[str, Any] = {"rule": rule, "gated": gated, "starts": make_starts(case) if resets else None}
         exact = run(case, "", torch.float64, slow, **options)
         assert_near(run(case, "rust", torch.float32, slow, **options), exact, 5e-6)
         assert_near(run(case, "torch", torch.float32, slow, **options), exact, 5e-5)
@@ -143,13 +144,11 @@ def test_strided_inputs_broadcast_rates_and_one_tensor_for_both() -> None:
 def test_any_split_equals_the_whole_bit_for_bit(rule: str) -> None:
     case = {name: x.float() for name, x in make_case(2, 2, 37, 8, 24).items()}
     starts = make_starts(case)
-    constants = {name: case[name] for name in ("rho_f", "rho_s", "eta_s")}
+    constants: dict[str, Any] = {name: case[name] for name in ("rho_f", "rho_s", "eta_s")}
 
     def piece(begin: int, end: int, state: dict[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
-        cut = {name: case[name][:, :, begin:end] for name in ("q", "k", "v", "eta", "gate")}
-        return fast_weights(
-            **cut, **constants, rule=rule, state=state, starts=starts[:, begin:end], backend="rust"
-        )
+        cut: dict[str, Any] = {name: case[name][:, :, begin:end] for name in ("q", "k", "v", "eta", "gate")}
+        return fast_weights(**cut, **constants, rule=rule, state=state, starts=starts[:, begin:end], backend="rust")
 
     whole, final = piece(0, 37, None)
     for bounds in (list(range(38)), [0, 1, 8, 20, 21, 37]):  # token by token, and uneven pieces
@@ -212,14 +211,14 @@ def test_compiles_into_one_graph() -> None:
 def test_taken_where_it_can_run_and_refused_where_not() -> None:
     case = make_case(1, 1, 3, 2, 2)
     single = [case[name].float() for name in ("q", "k", "v", "eta")]
-    constants = {"rho_f": 0.9, "rho_s": 0.9, "eta_s": 0.1}
+    constants: dict[str, Any] = {"rho_f": 0.9, "rho_s": 0.9, "eta_s": 0.1}
     assert backends.refusals(OP, "cpu").get("rust") is None
     backends.configure()
     fast_weights(*single, **constants)
     assert [choice.backend for choice in backends.report() if choice.op == OP] == ["rust"]
-    with pytest.raises(KernelError, match="rust.*not in float64"):
+    with pytest.raises(KernelError, match=r"rust.*not in float64"):
         fast_weights(*(case[name] for name in ("q", "k", "v", "eta")), **constants, backend="rust")
-    with pytest.raises(KernelError, match="rust.*at least one token"):
+    with pytest.raises(KernelError, match=r"rust.*at least one token"):
         fast_weights(*(x[:, :, :0] for x in single), **constants, backend="rust")
     assert fast_weights(*(x[:, :, :0] for x in single), **constants)[0].shape == (1, 1, 0, 2)
 
@@ -227,9 +226,9 @@ def test_taken_where_it_can_run_and_refused_where_not() -> None:
 @built
 def test_the_kernels_check_what_they_are_given() -> None:
     x = make_case(1, 2, 5, 3, 4)
-    tensors = [x[name].float().transpose(1, 2).contiguous() for name in ("q", "k", "v", "eta")]
+    q, k, v, eta = (x[name].float().transpose(1, 2).contiguous() for name in ("q", "k", "v", "eta"))
     rates = torch.full((3, 2), 0.5)
-    good = rust._call(*tensors, None, rates, x["fast"].float(), None, None, "hebb")
+    good = rust._call(q, k, v, eta, None, rates, x["fast"].float(), None, None, "hebb")
     for name, value, message in (
         ("k", good["k"][:, 1:], "k has shape"),
         ("rates", good["rates"][:2], "rates has shape"),
@@ -240,22 +239,20 @@ def test_the_kernels_check_what_they_are_given() -> None:
         with pytest.raises(ValueError, match=message):
             rust._kernels().fast_weights(good | {name: value}, False, 1)
     with pytest.raises(ValueError, match="boundaries has 1 elements"):
-        rust._kernels().fast_weights_backward(
-            good, torch.zeros(1).numpy(), good["v"], good["fast"], None, 1
-        )
+        rust._kernels().fast_weights_backward(good, torch.zeros(1).numpy(), good["v"], good["fast"], None, 1)
 
 
 def test_a_missing_or_older_wheel_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     rust._load.cache_clear()
     try:
-        monkeypatch.setattr(rust.importlib, "import_module", lambda name: types.ModuleType(name))
+        monkeypatch.setattr(importlib, "import_module", lambda name: types.ModuleType(name))
         assert "older than this op" in str(rust.why_not())
         rust._load.cache_clear()
 
         def missing(name: str) -> types.ModuleType:
             raise ImportError(f"no module {name}")
 
-        monkeypatch.setattr(rust.importlib, "import_module", missing)
+        monkeypatch.setattr(importlib, "import_module", missing)
         assert "is not installed" in str(rust.why_not())
     finally:
         monkeypatch.undo()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bouton.models.initialize import Draw
 
 SITES = ("attention_output", "mixer_up", "mixer_down")
-CHUNK = 32  # tokens; fastest on a CPU, where longer chunks cost more arithmetic than they save calls
+CHUNK = 32  # tokens; fastest in torch on a CPU, where longer chunks cost more arithmetic than they save calls
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,8 @@ class FastWeights(nn.Module):
         k = self._unit(self.key(x))
         q = k if self.query is None else self._unit(self.query(x))
         eta, scale = self._value("eta"), self._value("scale")
+        # The read is linear in the query, which is much narrower than what is read: so the scale goes there.
+        q = q * (scale.view(-1, 1, 1).to(q.dtype) if isinstance(scale, Tensor) else scale)
         read, after = fast_weights(
             q,
             k,
@@ -142,7 +144,6 @@ class FastWeights(nn.Module):
             starts=ctx.starts,
             chunk=CHUNK,
         )
-        read = read * (scale.view(-1, 1, 1).to(read.dtype) if isinstance(scale, Tensor) else scale)
         delta = read.transpose(1, 2).flatten(2)
         if ctx.vitals is not None:
             self._report(ctx, y, delta, after)

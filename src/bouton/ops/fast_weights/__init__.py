@@ -11,6 +11,8 @@ Sources: Ba et al. 2016 (fast weights), Oja 1982, Schlag et al. 2021 and Yang et
 
 from __future__ import annotations
 
+from typing import Any
+
 # `import torch` would be shadowed here by the submodule of that name.
 from torch import Tensor, as_tensor, float32, float64
 from torch.compiler import assume_constant_result
@@ -104,7 +106,7 @@ def fast_weights(
 
     rate = fitted("eta", eta, batch, heads, tokens)
     tensors = (q.to(dtype), k.to(dtype), v.to(dtype), rate.clamp(0.0, 1.0) if rule == "delta" else rate)
-    options = {
+    options: dict[str, Any] = {
         "rho_f": fitted("rho_f", rho_f, heads),
         "rho_s": fitted("rho_s", rho_s, heads) if slow_on else None,
         "eta_s": fitted("eta_s", eta_s, heads) if slow_on else None,

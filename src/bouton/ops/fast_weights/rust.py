@@ -110,9 +110,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """read (B, T, H, dv), fast, slow, and the states from which the backward pass starts."""
     call = _call(q, k, v, eta, gate, rates, fast, slow, starts, rule)
-    read, after, slow_after, kept = map(
-        torch.from_numpy, _kernels().fast_weights(call, save, torch.get_num_threads())
-    )
+    read, after, slow_after, kept = map(torch.from_numpy, _kernels().fast_weights(call, save, torch.get_num_threads()))
     slow_after = slow_after if slow is None else slow_after.view(slow.shape)
     return read.view(v.shape), after.view(fast.shape), slow_after, kept
 
