@@ -1,6 +1,6 @@
 //! CPU kernels of Bouton, forward and backward: `fatigue` is presynaptic-fatigue attention, `fast_weights` the
 //! fast-weight recurrence, `scan` the first-order recurrences; `peak` is what the processor can do at most; `python`
-//! and `python_fast_weights` have the bindings.
+//! has the bindings.
 
 pub mod fast_weights;
 pub mod fatigue;
@@ -11,7 +11,5 @@ pub mod math;
 pub mod peak;
 #[cfg(feature = "extension-module")]
 mod python;
-#[cfg(feature = "extension-module")]
-mod python_fast_weights;
 pub mod scan;
 pub mod threads;

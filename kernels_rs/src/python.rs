@@ -12,6 +12,7 @@ use crate::fatigue::run::{self, Cotangents};
 use crate::isa::Level;
 use crate::peak;
 
+mod fast_weights;
 mod scan;
 
 type Array<'py, const N: usize> = Bound<'py, numpy::PyArray<f32, numpy::ndarray::Dim<[usize; N]>>>;
@@ -210,6 +211,6 @@ fn bouton_kernels(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(scan::scan, m)?)?;
     m.add_function(wrap_pyfunction!(scan::scan_backward, m)?)?;
     m.add_function(wrap_pyfunction!(instruction_set, m)?)?;
-    crate::python_fast_weights::register(m)?;
+    fast_weights::register(m)?;
     Ok(())
 }
