@@ -157,7 +157,7 @@ class FastWeights(nn.Module):
             ctx.report(Hebb.name, "contribution", delta.float().norm() / y.float().norm().clamp_min(1e-12), self.layer)
 
     def flops_per_token(self, seq_len: int) -> float:
-        """Of the chunkwise form, in which training and prefill run, without the projections (they count themselves)."""
+        """Of the chunkwise form (backend torch), without the projections (they count themselves)."""
         chunk, width, out = min(CHUNK, seq_len), self.hp.heads * self.hp.rank, self.out_features
         boundary = 2.0 * self.hp.rank * out * (4 if self.hp.eta_s else 2)
         within = 2.0 * chunk * (width + out)
