@@ -189,8 +189,7 @@ def _scale(q: Tensor) -> float:
     return math.log2(math.e) / math.sqrt(q.shape[-1])
 
 
-@torch.library.custom_op("bouton::fatigue_attention_triton", mutates_args=())
-def _forward(
+def launch_forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -251,6 +250,9 @@ def _forward(
     return out, calcium_out, pool_out, total, boundaries
 
 
+_forward = torch.library.custom_op("bouton::fatigue_attention_triton", launch_forward, mutates_args=())
+
+
 @_forward.register_fake
 def _(
     q: Tensor,
@@ -277,8 +279,7 @@ def _(
     )
 
 
-@torch.library.custom_op("bouton::fatigue_attention_triton_backward", mutates_args=())
-def _backward(
+def launch_backward(
     out_bar: Tensor,
     calcium_bar: Tensor,
     pool_bar: Tensor,
@@ -334,6 +335,9 @@ def _backward(
     if heads != kv_heads:
         k_bar, v_bar = (x.view(batch, kv_heads, -1, tk, depth).sum(2).to(k.dtype) for x in (k_bar, v_bar))
     return q_bar.to(q.dtype), k_bar, v_bar, kinetics_bar, calcium_bar_in, pool_bar_in
+
+
+_backward = torch.library.custom_op("bouton::fatigue_attention_triton_backward", launch_backward, mutates_args=())
 
 
 @_backward.register_fake

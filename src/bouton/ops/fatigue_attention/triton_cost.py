@@ -1,0 +1,109 @@
+"""What the Triton kernels of fatigue attention become on a Hopper GPU, without one: registers, spills, instructions.
+
+    python benchmarks/gpu_offline.py        # the table of every kernel in every variant that is used
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+
+from bouton.ops.fatigue_attention import triton as backend
+from bouton.ops.triton_compile import Launch, compiled, launches
+
+# The size of the targets. It matters to a kernel only in what is divisible by 16.
+BATCH, HEADS, TOKENS, CACHED = 4, 16, 4096, 4096
+COLUMNS = ("all", "special", "FFMA", "FADD", "FMUL", "SHFL", "MMA", "LDS", "STS")
+
+
+class Variant(NamedTuple):
+    """One way in which the op is called."""
+
+    dim: int
+    rule: str
+    release: str = "kinetic"
+    window: int = 0
+    segmented: bool = False
+    learned: bool = True
+    dtype: torch.dtype = torch.bfloat16
+
+    def __str__(self) -> str:
+        extras = [self.release] if self.release != "kinetic" else []
+        extras += [name for name, used in (("window", self.window), ("documents", self.segmented)) if used]
+        extras += [] if self.learned else ["fixed kinetics"]
+        return " ".join((f"{str(self.dtype).removeprefix('torch.')} D={self.dim} {self.rule}", *extras))
+
+
+TARGETS = tuple(Variant(dim, rule) for dim in (64, 128) for rule in ("min", "mul"))
+OTHERS = (
+    *(Variant(dim, rule, learned=False) for dim in (64, 128) for rule in ("min", "mul")),
+    *(Variant(64, rule, "age") for rule in ("min", "mul")),
+    *(Variant(dim, rule, window=512, segmented=True) for dim in (64, 128) for rule in ("min", "mul")),
+    *(Variant(dim, "min") for dim in (32, 96, 256)),
+    *(Variant(64, rule, dtype=torch.float32) for rule in ("min", "mul")),
+)
+
+
+def launched(variant: Variant) -> Iterator[tuple[str, Launch]]:
+    """Every kernel that a training step and a decoding step of ``variant`` launch, once each, with its name."""
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    q = empty(BATCH, HEADS, TOKENS, variant.dim, dtype=variant.dtype)
+    state, kinetics = empty(BATCH, HEADS, TOKENS), empty(10, HEADS)
+    ids = empty(BATCH, TOKENS, dtype=torch.int64) if variant.segmented else None
+    options = (variant.window, variant.rule, variant.release)
+
+    def train() -> None:
+        out, _, _, total, boundaries = backend.launch_forward(q, q, q, kinetics, state, state, ids, ids, *options, True)
+        backend.launch_backward(
+            out, state, state, out, total, boundaries, q, q, q, kinetics, ids, ids, *options, variant.learned
+        )
+
+    def decode() -> None:
+        one = q[:, :, :1]
+        its = ids[:, :1] if ids is not None else None
+        backend.launch_forward(one, q, q, kinetics, state, state, its, ids, *options, False)
+
+    seen = set()
+    for launch in (*launches(train), *launches(decode)):
+        name = launch.name + (" general" if launch.constants.get("GENERAL") else "")
+        if name not in seen:
+            seen.add(name)
+            yield name, launch
+
+
+def costs(variants: Sequence[Variant], capability: int = 90) -> Iterator[dict[str, Any]]:
+    """One row per kernel and variant; instructions "per element" are those of a tile that needs no mask."""
+    for variant in variants:
+        for name, launch in launched(variant):
+            code = compiled(launch, capability)
+            rows, columns = launch.constants.get("BM"), launch.constants.get("BN")
+            row: dict[str, Any] = {"variant": str(variant), "kernel": name, **code.as_dict()}
+            if rows and columns:
+                row |= {"tile": [rows, columns], "per element": code.per_element(rows * columns)}
+            yield row
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as text, one line each."""
+    head = ("variant", "kernel", "tile", "warps", "registers", "spilled", "shared", *COLUMNS)
+    lines = [head]
+    for row in rows:
+        each = row.get("per element", {})
+        lines.append(
+            (
+                row["variant"],
+                row["kernel"],
+                "x".join(map(str, row.get("tile", ()))),
+                *(str(row[name]) for name in ("registers", "spilled", "shared")),
+                *(f"{each.get(column, 0.0):.1f}" if each else "" for column in COLUMNS),
+            )
+        )
+        lines[-1] = (*lines[-1][:3], str(row["threads"] // 32), *lines[-1][3:])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(x.ljust(n) for x, n in zip(line, widths, strict=True)).rstrip() for line in lines)
