@@ -94,27 +94,34 @@ def padded(depth: int) -> int:
     return max(16, 1 << (depth - 1).bit_length())
 
 
-def tiling(kernel: str, depth: int, dtype: torch.dtype, *, general: bool = False, learned: bool = False) -> Tiling:
+def tiling(kernel: str, depth: int, dtype: torch.dtype, *, general: bool = False) -> Tiling:
     """The tiles of ``kernel`` ("advance", "read", "backward") for heads of ``depth`` dimensions.
 
-    All kernels of a call share the number of queries. The others are those whose tiles need the fewest instructions per
-    pair among those that do not spill registers on sm_90 (``bouton.ops.triton_compile``).
+    Those that need the fewest instructions per pair among the ones that do not spill registers on sm_90, for bfloat16
+    and D = 64 or 128 without window and documents (``benchmarks/gpu_offline.py`` has all). With 128 keys per warp a thread of "advance" holds whole columns of a tile.
     """
     if interpreted():
-        return Tiling(16, 32, 4, 1)
+        return Tiling({"advance": 8, "read": 32, "backward": 16}[kernel], 32, 4, 1)
     depth = padded(depth)
     if dtype == torch.float32:
         return Tiling(16, 32, 4, 1)
     if kernel == "advance":
-        return Tiling(32, 128 if depth <= 128 else 64, 4, 1)
+        return Tiling(16, 256, 2, 1) if depth <= 128 else Tiling(16, 128, 2, 1)
     if kernel == "read":
         return Tiling(32, 64, 4 if depth <= 128 else 8, 1)
-    return Tiling(32, 64, 8, 1)
+    if depth <= 64:
+        return Tiling(16, 32 if general else 64, 4, 1)
+    return Tiling(32, 32 if general or depth > 128 else 64, 8, 1)
+
+
+def span(depth: int, dtype: torch.dtype) -> int:
+    """Queries from one stored state to the next: the tiles of the backward pass start from them."""
+    return tiling("backward", depth, dtype).queries
 
 
 def gate_terms(dtype: torch.dtype) -> tuple[int, float]:
     """Terms of the polynomial for the gate, and the relative error up to which it is used: as exact as the inputs."""
-    return (14, 3e-7) if dtype == torch.float32 else (10, 1e-5)
+    return (14, 3e-7) if dtype == torch.float32 else (8, 3e-4)
 
 
 @cache
@@ -229,21 +236,21 @@ def launch_forward(
         )
         return out, calcium_out, pool_out, totals.new_empty(0), totals.new_empty(0)
 
-    blocks = -(-tq // tiling("advance", depth, q.dtype).queries)
-    boundaries = calcium.new_empty(batch * heads, blocks, 2, tk)
+    distance = span(depth, q.dtype)
+    boundaries = calcium.new_empty(batch * heads, -(-tq // distance), 2, tk)
     total = calcium.new_empty(batch, heads, tq)
     kernels = _kernels().forward
     for general in (False, True):
         tiles = tiling("advance", depth, q.dtype, general=general)
         kernels.advance[(-(-tk // tiles.keys), batch * heads)](
             q, k, table, calcium, pool, seg_q, seg_k, boundaries, calcium_out, pool_out,
-            *_strides(q, k), *scalars, **shared, **options(tiles, q.dtype, general),
+            *_strides(q, k), *scalars, **shared, **options(tiles, q.dtype, general), SPAN=distance,
         )  # fmt: skip
     for general in (False, True):
         tiles = tiling("read", depth, q.dtype, general=general)
-        kernels.read[(blocks, batch * heads)](
+        kernels.read[(-(-tq // tiles.queries), batch * heads)](
             q, k, v, table, seg_q, seg_k, boundaries, out, total,
-            *_strides(q, k, v), *scalars, **shared, **options(tiles, q.dtype, general),
+            *_strides(q, k, v), *scalars, **shared, **options(tiles, q.dtype, general), SPAN=distance,
         )  # fmt: skip
     if not save:
         return out, calcium_out, pool_out, total.new_empty(0), total.new_empty(0)
@@ -269,7 +276,7 @@ def _(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, heads, tq, depth = q.shape
-    blocks = -(-tq // tiling("advance", depth, q.dtype).queries)
+    blocks = -(-tq // span(depth, q.dtype))
     return (
         q.new_empty(q.shape),
         calcium.new_empty(calcium.shape),
@@ -316,10 +323,10 @@ def launch_backward(
     partial = k.dtype if heads == kv_heads else torch.float32
     k_bar, v_bar = k.new_empty(each, dtype=partial), v.new_empty(each, dtype=partial)
     calcium_bar_in, pool_bar_in = torch.empty_like(calcium_bar), torch.empty_like(pool_bar)
-    programs = -(-tk // min(tiling("backward", depth, q.dtype, general=x, learned=learned).keys for x in (False, True)))
+    programs = -(-tk // min(tiling("backward", depth, q.dtype, general=x).keys for x in (False, True)))
     sums = total.new_zeros(batch * heads * programs * kernels.SUMS.value if learned else 0)
     for general in (False, True):
-        tiles = tiling("backward", depth, q.dtype, general=general, learned=learned)
+        tiles = tiling("backward", depth, q.dtype, general=general)
         kernels.backward[(-(-tk // tiles.keys), batch * heads)](
             q, k, v, out_bar, table, seg_q, seg_k, boundaries, inverse, shift, calcium_bar, pool_bar,
             q_bar, k_bar, v_bar, calcium_bar_in, pool_bar_in, sums, programs,

@@ -1,8 +1,9 @@
 """The forward pass in two kernels: the state before every block of queries, then the read-out block by block.
 
 :func:`advance` has one program per block of keys, which walks along the queries with its calcium and pools and leaves
-them at every block boundary. With those at hand every block of queries is independent, and :func:`read` is a
-FlashAttention (Dao 2023) without a running maximum: logits are bounded.
+them at regular distances. With those at hand every block of queries is independent, and :func:`read` is a FlashAttention
+(Dao 2023) without a running maximum: logits are bounded. The tiles of :func:`advance` are flat and wide, so that a
+thread holds whole columns and runs through the recurrences of a key by itself.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def advance(
     pool_before,
     segments_q,
     segments_k,
-    boundaries,  # (B * Hq, blocks, 2, Tk)
+    boundaries,  # (B * Hq, spans, 2, Tk)
     calcium_out,
     pool_out,
     stride_qb,
@@ -62,6 +63,7 @@ def advance(
     BD: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
+    SPAN: tl.constexpr,  # queries from one stored state to the next
     MINIMUM: tl.constexpr,
     AGED: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -78,12 +80,13 @@ def advance(
     if not is_for(row, GENERAL):
         return
     old = tk - tq
-    blocks = tl.cdiv(tq, BM)
+    spans = tl.cdiv(tq, SPAN)
     keys = key_start + tl.arange(0, BN)
     rows = tl.arange(0, BM)
     depth = tl.arange(0, BD)
     here = keys < tk
     EVEN: tl.constexpr = D == BD
+    TILES: tl.constexpr = SPAN // BM
     rho_c, alpha = tl.load(row + RHO_C), tl.load(row + ALPHA)
     rho_r, recovery, r_max = tl.load(row + RHO_R), tl.load(row + RECOVERY), tl.load(row + R_MAX)
 
@@ -94,15 +97,16 @@ def advance(
         of_keys = tl.load(segments_k + batch * tk + keys, mask=here, other=0)
     k_tile = tl.trans(tile_of(k + batch * stride_kb + (head // GROUP) * stride_kh, keys, stride_kt, tk, depth, D, EVEN))
     q_base = q + batch * stride_qb + head * stride_qh
-    trail_base = boundaries + which * blocks * 2 * tk + keys
+    trail_base = boundaries + which * spans * 2 * tk + keys
 
-    first = tl.maximum(key_start - old, 0) // BM
-    stop = blocks
+    first = tl.maximum(key_start - old, 0) // SPAN
+    stop = spans
     if WINDOW:
-        stop = tl.minimum(tl.cdiv(tl.maximum(key_start + BN - 1 + window - old, 0), BM), blocks)
-    for block in range(first, stop):
-        tl.store(trail_base + block * 2 * tk, calcium, mask=here)
-        tl.store(trail_base + (block * 2 + 1) * tk, pool, mask=here)
+        stop = tl.minimum(tl.cdiv(tl.maximum(key_start + BN - 1 + window - old, 0), SPAN), spans)
+    for block in range(first * TILES, tl.minimum(stop * TILES, tl.cdiv(tq, BM))):
+        if block % TILES == 0:
+            tl.store(trail_base + block // TILES * 2 * tk, calcium, mask=here)
+            tl.store(trail_base + (block // TILES * 2 + 1) * tk, pool, mask=here)
         start = block * BM
         q_tile = tile_of(q_base, start + rows, stride_qt, tq, depth, D, EVEN)
         scores = tl.dot(q_tile, k_tile, input_precision=PRECISION)
@@ -125,12 +129,12 @@ def advance(
             last = tl.sum(tl.where((rows == tq - 1 - start)[:, None], left, 0.0), axis=0)
             pool = pool_after(last, rho_r, recovery, MINIMUM)
 
-    if WINDOW and stop < blocks:
+    if WINDOW and stop < spans:
         # No later query sees these keys: they rest.
         stop = tl.maximum(stop, first)
         tl.store(trail_base + stop * 2 * tk, calcium, mask=here)
         tl.store(trail_base + (stop * 2 + 1) * tk, pool, mask=here)
-        idle = (tq - stop * BM).to(tl.float32)
+        idle = (tq - stop * SPAN).to(tl.float32)
         if not AGED:
             calcium = calcium * exp2(idle * log2(rho_c))
         pool = r_max + (pool - r_max) * exp2(idle * log2(rho_r))
@@ -168,6 +172,7 @@ def read(
     BD: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
+    SPAN: tl.constexpr,
     MINIMUM: tl.constexpr,
     AGED: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -196,7 +201,7 @@ def read(
     q_tile = tile_of(q + batch * stride_qb + head * stride_qh, start + rows, stride_qt, tq, depth, D, EVEN)
     k_base = k + batch * stride_kb + (head // GROUP) * stride_kh
     v_base = v + batch * stride_vb + (head // GROUP) * stride_vh
-    trail_base = boundaries + (which * blocks + block) * 2 * tk
+    trail_base = boundaries + (which * tl.cdiv(tq, SPAN) + start // SPAN) * 2 * tk
 
     weighted = tl.zeros((BM, BD), tl.float32)
     # The sum of n by the tensor cores too: a sum along axis 1 would be made of shuffles.
