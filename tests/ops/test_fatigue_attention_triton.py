@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bouton.errors import KernelError
 from bouton.ops import backends
-from bouton.ops.fatigue_attention import Kinetics, fatigue_attention, reference
+from bouton.ops.fatigue_attention import Kinetics, fatigue_attention, plain, reference
 from bouton.ops.fatigue_attention import triton as backend
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -90,6 +90,88 @@ def test_the_interpreter_is_taken_by_name_alone() -> None:
         fatigue_attention(q.double(), q.double(), q.double(), kinetics, backend="triton")
 
 
+@interpreted
+@pytest.mark.parametrize("rule", ["min", "mul"])
+def test_bfloat16(rule: str) -> None:
+    """Within what rounding of inputs, weights and results to bfloat16 explains; the definition has the same inputs."""
+    q, k, v = _bfloat16_inputs((1, 2, 20, 16), 24)
+    kinetics = [torch.full((2,), x) for x in TYPICAL]
+    state = [torch.zeros(1, 2, 24), torch.ones(1, 2, 24)]
+    found: list[Tensor] = []
+    exact: list[Tensor] = []
+    sides: Any = ((backend, torch.float32, found), (reference, torch.float64, exact))
+    for module, dtype, results in sides:
+        leaves = [x.to(x.dtype if dtype == torch.float32 else dtype).requires_grad_() for x in (q, k, v)]
+        kin = [x.to(dtype).requires_grad_() for x in kinetics]
+        out, calcium, pool = module.forward(
+            *leaves, Kinetics(*kin), *(x.to(dtype) for x in state), rule=rule, release="kinetic"
+        )
+        results += [out, calcium, pool]
+        weight = torch.linspace(-1, 1, out.numel()).view(out.shape)
+        results += torch.autograd.grad((out.to(dtype) * weight).sum() + calcium.sum() + pool.sum(), [*leaves, *kin])
+    assert found[0].dtype == torch.bfloat16 and found[3].dtype == torch.bfloat16
+    names = ("out", "calcium", "pool", "dq", "dk", "dv", *(f"d{name}" for name in Kinetics._fields))
+    for name, x, y in zip(names, found, exact, strict=True):
+        error = float(((x.double() - y).norm() / y.norm().clamp_min(1e-2)).detach())
+        # Gradients of the kinetics are sums that cancel.
+        limit = 2e-4 if name in ("calcium", "pool") else 5e-2 if name[1:] in Kinetics._fields else 1e-2
+        assert error < limit, f"{name}: relative error {error:.1e}"
+
+
+def _bfloat16_inputs(shape: tuple[int, int, int, int], keys: int) -> tuple[Tensor, Tensor, Tensor]:
+    batch, heads, _, dim = shape
+    g = torch.Generator().manual_seed(1)
+    q = torch.randn(shape, generator=g)
+    k, v = (torch.randn(batch, heads, keys, dim, generator=g) for _ in range(2))
+    return q.bfloat16(), k.bfloat16(), v.bfloat16()
+
+
+@interpreted
+def test_the_operators_are_sound() -> None:
+    """Schema, fake tensors and autograd registration, as ``torch.library`` checks them."""
+    q = torch.randn(1, 2, 9, 16, requires_grad=True)
+    kinetics = torch.tensor(TYPICAL)[:, None].repeat(1, 2).requires_grad_()
+    state = torch.zeros(1, 2, 9), torch.ones(1, 2, 9)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(
+        backend._forward, (q, q, q, kinetics, *state, None, None, 0, "min", "kinetic", True), test_utils=checks
+    )
+    torch.library.opcheck(plain._forward, (q, q, q), test_utils=checks)
+
+
+@interpreted
+def test_one_graph_under_compile() -> None:
+    q = torch.randn(1, 2, 9, 16)
+    kinetics = Kinetics(*(torch.full((2,), x) for x in TYPICAL))
+
+    def loss(x: Tensor) -> Tensor:
+        out, state = fatigue_attention(x, x, x, kinetics, backend="triton")
+        return out.square().sum() + state["pool"].sum()
+
+    gradients = []
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        x = q.clone().requires_grad_()
+        function(x).backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@interpreted
+def test_plain_attention_is_the_peer() -> None:
+    g = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(1, 2, t, 24, generator=g).requires_grad_() for t in (21, 37, 37))
+    seen = torch.ones(21, 37, dtype=torch.bool).tril(16)
+    exact = torch.nn.functional.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=seen)
+    found = backend.plain_attention(q, k, v)
+    weight = torch.randn(found.shape, generator=g)
+    torch.testing.assert_close(found, exact.float())
+    wanted = torch.autograd.grad((exact * weight).sum(), (q, k, v))
+    for x, y in zip(torch.autograd.grad((found * weight).sum(), (q, k, v)), wanted, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="do not fit together"):
+        backend.plain_attention(q, k[:, :1], v)
+
+
 @pytest.mark.skipif(INTERPRETED, reason="this is that process")
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_under_the_interpreter() -> None:
@@ -98,7 +180,7 @@ def test_under_the_interpreter() -> None:
         command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    assert f"{len(CASES) + 1} passed" in done.stdout
+    assert f"{len(CASES) + 6} passed" in done.stdout
 
 
 @pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="here the kernels can run")

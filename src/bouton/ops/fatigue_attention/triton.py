@@ -98,10 +98,11 @@ def tiling(kernel: str, depth: int, dtype: torch.dtype, *, general: bool = False
     """The tiles of ``kernel`` ("advance", "read", "backward") for heads of ``depth`` dimensions.
 
     Those that need the fewest instructions per pair among the ones that do not spill registers on sm_90, for bfloat16
-    and D = 64 or 128 without window and documents (``benchmarks/gpu_offline.py`` has all). With 128 keys per warp a thread of "advance" holds whole columns of a tile.
+    and D = 64 or 128 without window and documents (``benchmarks/gpu_offline.py`` has the others). With 128 keys per
+    warp a thread of "advance" holds whole columns of a tile.
     """
     if interpreted():
-        return Tiling({"advance": 8, "read": 32, "backward": 16}[kernel], 32, 4, 1)
+        return Tiling({"advance": 4, "read": 16, "backward": 8}[kernel], 32, 4, 1)
     depth = padded(depth)
     if dtype == torch.float32:
         return Tiling(16, 32, 4, 1)
@@ -236,7 +237,7 @@ def launch_forward(
         )
         return out, calcium_out, pool_out, totals.new_empty(0), totals.new_empty(0)
 
-    distance = span(depth, q.dtype)
+    distance, block = span(depth, q.dtype), tiling("read", depth, q.dtype).queries
     boundaries = calcium.new_empty(batch * heads, -(-tq // distance), 2, tk)
     total = calcium.new_empty(batch, heads, tq)
     kernels = _kernels().forward
@@ -244,7 +245,7 @@ def launch_forward(
         tiles = tiling("advance", depth, q.dtype, general=general)
         kernels.advance[(-(-tk // tiles.keys), batch * heads)](
             q, k, table, calcium, pool, seg_q, seg_k, boundaries, calcium_out, pool_out,
-            *_strides(q, k), *scalars, **shared, **options(tiles, q.dtype, general), SPAN=distance,
+            *_strides(q, k), *scalars, **shared, **options(tiles, q.dtype, general), SPAN=distance, BLOCK=block,
         )  # fmt: skip
     for general in (False, True):
         tiles = tiling("read", depth, q.dtype, general=general)
@@ -426,3 +427,10 @@ def forward(
     save = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     out, calcium, pool, *_ = _forward(*tensors, segments_q, segments_k, window or 0, rule, release, save)
     return out, calcium, pool
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention without fatigue by kernels of the same kind, (B, H, T, D): a peer for timings."""
+    from bouton.ops.fatigue_attention import plain
+
+    return plain.attention(q, k, v)

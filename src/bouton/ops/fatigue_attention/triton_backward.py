@@ -34,6 +34,7 @@ from bouton.ops.fatigue_attention.triton_synapse import (
     log2,
     log2_again,
     pool_trail,
+    product,
     reciprocal,
     reciprocal_again,
     release,
@@ -178,7 +179,7 @@ def backward(
         queries = start + rows
         valid = queries < tq
         q_tile = tile_of(q_base, queries, stride_qt, tq, depth, D, EVEN)
-        scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)
+        scores = product(q_tile, tl.trans(k_tile), PRECISION=PRECISION)
         spike = spikes(
             scores, scale, key_start, keys, start, old, tq, window, of_keys, segments_q + batch * tq,
             BM, BN, WINDOW, SEGMENTS,
@@ -204,8 +205,8 @@ def backward(
             n = spike * reach
             y = spike
         share = (n * one_over[:, None]).to(bar_tile.dtype)
-        dv = tl.dot(tl.trans(share), bar_tile, dv, input_precision=PRECISION)
-        slope = anchored(tl.dot(bar_tile, tl.trans(v_tile), input_precision=PRECISION))
+        dv = product(tl.trans(share), bar_tile, dv, PRECISION=PRECISION)
+        slope = anchored(product(bar_tile, tl.trans(v_tile), PRECISION=PRECISION))
         y *= slope * one_over[:, None] - mean[:, None]
         w_bar = y
         if GENERAL:
@@ -278,8 +279,8 @@ def backward(
                 sum_c += folded(tl.where(valid[:, None], adjoint * trail, 0.0), BM, BN, RUN)
 
         score_bar = score_bar.to(q_tile.dtype)
-        dk = tl.dot(tl.trans(score_bar), q_tile, dk, input_precision=PRECISION)
-        dq = tl.dot(score_bar, k_tile, input_precision=PRECISION)
+        dk = product(tl.trans(score_bar), q_tile, dk, PRECISION=PRECISION)
+        dq = product(score_bar, k_tile, PRECISION=PRECISION)
         at = (which * tq + queries[:, None]) * D + depth[None, :]
         # `scale` has the log2(e) of the exponential.
         tl.atomic_add(q_bar + at, dq * (scale * LN_2), mask=valid[:, None] & (depth < D)[None, :], sem="relaxed")

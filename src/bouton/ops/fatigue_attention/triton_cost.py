@@ -1,16 +1,16 @@
 """What the Triton kernels of fatigue attention become on a Hopper GPU, without one: registers, spills, instructions.
 
-    python benchmarks/gpu_offline.py        # the table of every kernel in every variant that is used
+``benchmarks/gpu_offline.py`` prints the table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 
+from bouton.ops.fatigue_attention import plain
 from bouton.ops.fatigue_attention import triton as backend
 from bouton.ops.triton_compile import Launch, compiled, launches
 
@@ -48,7 +48,7 @@ OTHERS = (
 
 
 def launched(variant: Variant) -> Iterator[tuple[str, Launch]]:
-    """Every kernel that a training step and a decoding step of ``variant`` launch, once each, with its name."""
+    """Every kernel that a training step and a decoding step of ``variant`` launch, and their plain peers, once each."""
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
@@ -69,8 +69,12 @@ def launched(variant: Variant) -> Iterator[tuple[str, Launch]]:
         its = ids[:, :1] if ids is not None else None
         backend.launch_forward(one, q, q, kinetics, state, state, its, ids, *options, False)
 
+    def without_fatigue() -> None:
+        out, total = plain.launch_forward(q, q, q)
+        plain.launch_backward(out, out, total, q, q, q)
+
     seen = set()
-    for launch in (*launches(train), *launches(decode)):
+    for launch in (*launches(train), *launches(decode), *launches(without_fatigue)):
         name = launch.name + (" general" if launch.constants.get("GENERAL") else "")
         if name not in seen:
             seen.add(name)

@@ -1,9 +1,9 @@
 """The forward pass in two kernels: the state before every block of queries, then the read-out block by block.
 
 :func:`advance` has one program per block of keys, which walks along the queries with its calcium and pools and leaves
-them at regular distances. With those at hand every block of queries is independent, and :func:`read` is a FlashAttention
-(Dao 2023) without a running maximum: logits are bounded. The tiles of :func:`advance` are flat and wide, so that a
-thread holds whole columns and runs through the recurrences of a key by itself.
+them at regular distances. With those at hand every block of queries is independent, and :func:`read` is a
+FlashAttention (Dao 2023) without a running maximum: logits are bounded. The tiles of :func:`advance` are flat and wide,
+so that a thread holds whole columns and runs through the recurrences of a key by itself.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from bouton.ops.fatigue_attention.triton_synapse import (
     log2,
     pool_after,
     pool_trail,
+    product,
     release,
     row_of,
     spikes,
@@ -64,6 +65,7 @@ def advance(
     BM: tl.constexpr,
     BN: tl.constexpr,
     SPAN: tl.constexpr,  # queries from one stored state to the next
+    BLOCK: tl.constexpr,  # queries of a program of `read`, which starts from a stored state: a multiple of SPAN
     MINIMUM: tl.constexpr,
     AGED: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -99,7 +101,7 @@ def advance(
     q_base = q + batch * stride_qb + head * stride_qh
     trail_base = boundaries + which * spans * 2 * tk + keys
 
-    first = tl.maximum(key_start - old, 0) // SPAN
+    first = tl.maximum(key_start - old, 0) // BLOCK * (BLOCK // SPAN)
     stop = spans
     if WINDOW:
         stop = tl.minimum(tl.cdiv(tl.maximum(key_start + BN - 1 + window - old, 0), SPAN), spans)
@@ -109,7 +111,7 @@ def advance(
             tl.store(trail_base + (block // TILES * 2 + 1) * tk, pool, mask=here)
         start = block * BM
         q_tile = tile_of(q_base, start + rows, stride_qt, tq, depth, D, EVEN)
-        scores = tl.dot(q_tile, k_tile, input_precision=PRECISION)
+        scores = product(q_tile, k_tile, PRECISION=PRECISION)
         spike = spikes(
             scores, scale, key_start, keys, start, old, tq, window, of_keys, segments_q + batch * tq,
             BM, BN, WINDOW, SEGMENTS,
@@ -216,7 +218,7 @@ def read(
         keys = key_start + tl.arange(0, BN)
         here = keys < tk
         k_tile = tile_of(k_base, keys, stride_kt, tk, depth, D, EVEN)
-        scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)
+        scores = product(q_tile, tl.trans(k_tile), PRECISION=PRECISION)
         of_keys = keys
         if SEGMENTS:
             of_keys = tl.load(segments_k + batch * tk + keys, mask=here, other=0)
@@ -235,8 +237,8 @@ def read(
         n = spike * strength(eps + released, lam, GENERAL)
         v_tile = tile_of(v_base, keys, stride_vt, tk, depth, D, EVEN)
         n = n.to(v_tile.dtype)
-        weighted = tl.dot(n, v_tile, weighted, input_precision=PRECISION)
-        norms = tl.dot(n, ones, norms, input_precision=PRECISION)
+        weighted = product(n, v_tile, weighted, PRECISION=PRECISION)
+        norms = product(n, ones, norms, PRECISION=PRECISION)
 
     norm = tl.max(norms, axis=1)  # all columns are equal
     norm = tl.where(norm == 0, 1.0, norm)  # a query that sees nothing reads zero

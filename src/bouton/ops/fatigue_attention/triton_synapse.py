@@ -106,6 +106,15 @@ def is_for(row, GENERAL: tl.constexpr):
 
 
 @triton.jit
+def product(a, b, plus=None, PRECISION: tl.constexpr = "tf32"):
+    """a @ b + plus in float32. The interpreter keeps bfloat16 as bits, which it would multiply as integers."""
+    if COMPILED:
+        return tl.dot(a, b, plus, input_precision=PRECISION)
+    else:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), plus)
+
+
+@triton.jit
 def exp2(x):
     if COMPILED:
         return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
