@@ -33,8 +33,9 @@ def main() -> int:
         print(f"{row['variant']}: {row['kernel']}", file=sys.stderr, flush=True)
     print(table(rows))
     if options.json:
-        document = {"target": "sm_90", "triton": triton.__version__, "torch": torch.__version__, "kernels": rows}
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        head = json.dumps({"target": "sm_90", "triton": triton.__version__, "torch": torch.__version__})
+        lines = ",\n".join(json.dumps(row) for row in rows)
+        options.json.write_text(f'{head[:-1]}, "kernels": [\n{lines}\n]}}\n')
     return int(any(row["spilled"] for row in rows))
 
 

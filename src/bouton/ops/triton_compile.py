@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -54,7 +54,7 @@ KINDS = {
     "BAR": "BAR",
 }
 SPECIAL = ("EX2", "LG2", "RCP", "other MUFU")
-LINE = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?(\S+)([^;]*);")
+LINE = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?(\S+)([^;]*);")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,9 @@ def _launch(kernel: Any, args: tuple[Any, ...], grid: tuple[int, ...], named: di
     """Arguments as Triton specialises them: a one becomes a constant, divisibility by 16 is known."""
     options = {name: value for name, value in named.items() if name not in kernel.arg_names}
     given = dict(zip(kernel.arg_names, args, strict=False)) | {n: x for n, x in named.items() if n not in options}
-    signature, constants, attributes = {}, {}, {}
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
     for i, parameter in enumerate(kernel.params):
         value = given[parameter.name]
         kind, divisible = _specialised(value)
@@ -162,7 +164,7 @@ def compiled(launch: Launch, capability: int = 90) -> Code:
             for option in ("-res-usage", "-sass")
         )
     resources = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    lines = [(int(at, 16), op, rest) for at, op, rest in (m.groups() for m in map(LINE.match, sass.splitlines()) if m)]
+    lines = listing(sass)
     way = through_the_loop(lines)
     return Code(
         registers=resources["REG"],
@@ -170,7 +172,7 @@ def compiled(launch: Launch, capability: int = 90) -> Code:
         shared=int(kernel.metadata.shared),
         threads=32 * int(kernel.metadata.num_warps),
         instructions=len(lines),
-        counts=_counted([op for _, op, _ in lines]),
+        counts=_counted([line.opcode for line in lines]),
         loop_instructions=len(way),
         loop=_counted(way),
     )
@@ -186,14 +188,31 @@ def _prefixes(opcode: str) -> list[str]:
     return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
 
 
-def through_the_loop(lines: list[tuple[int, str, str]]) -> list[str]:
+class Line(NamedTuple):
+    """One machine instruction."""
+
+    address: int
+    opcode: str
+    jump: int | None  # the address to which it may jump
+    goes_on: bool  # whether the next instruction may follow
+
+
+def listing(sass: str) -> list[Line]:
+    """The instructions in what cuobjdump prints."""
+    lines = []
+    for address, predicate, opcode, rest in (m.groups() for m in map(LINE.match, sass.splitlines()) if m):
+        to = re.search(r"0x([0-9a-f]+)\s*$", rest) if opcode.startswith("BRA") else None
+        # A jump that nothing makes conditional has its target as its only operand.
+        always = predicate is None and re.fullmatch(r"\s*0x[0-9a-f]+\s*", rest) is not None
+        ends = predicate is None and opcode in ("EXIT", "RET", "BRX")
+        lines.append(Line(int(address, 16), opcode, int(to[1], 16) if to else None, not ((to and always) or ends)))
+    return lines
+
+
+def through_the_loop(lines: list[Line]) -> list[str]:
     """Opcodes on the shortest way through the longest loop; none if there is no loop."""
-    index = {at: i for i, (at, _, _) in enumerate(lines)}
-    jumps = {}
-    for i, (_, op, rest) in enumerate(lines):
-        to = re.search(r"0x([0-9a-f]+)\s*$", rest) if op.startswith("BRA") else None
-        if to is not None and int(to[1], 16) in index:
-            jumps[i] = index[int(to[1], 16)]
+    index = {line.address: i for i, line in enumerate(lines)}
+    jumps = {i: index[line.jump] for i, line in enumerate(lines) if line.jump in index}
     # The endless loop of one instruction behind the code is not one.
     loops = [(i - to, to, i) for i, to in jumps.items() if to < i]
     if not loops:
@@ -201,14 +220,16 @@ def through_the_loop(lines: list[tuple[int, str, str]]) -> list[str]:
     _, start, end = max(loops)
     before: dict[int, int] = {}
     steps = {start: 1}
-    for i in range(start, end + 1):
-        if i not in steps or i == end:
+    for i in range(start, end):
+        if i not in steps:
             continue
-        to = jumps.get(i)
-        for after in {i + 1, i + 1 if to is None else to}:
+        following = [i + 1] if lines[i].goes_on else []
+        if i in jumps:
+            following.append(jumps[i])
+        for after in following:
             if i < after <= end and steps[i] + 1 < steps.get(after, end + 2):
                 steps[after], before[after] = steps[i] + 1, i
     way = [end]
     while way[-1] != start:
         way.append(before[way[-1]])
-    return [lines[i][1] for i in reversed(way)]
+    return [lines[i].opcode for i in reversed(way)]

@@ -95,19 +95,12 @@ def costs(variants: Sequence[Variant], capability: int = 90) -> Iterator[dict[st
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as text, one line each."""
-    head = ("variant", "kernel", "tile", "warps", "registers", "spilled", "shared", *COLUMNS)
-    lines = [head]
+    lines = [("variant", "kernel", "tile", "warps", "registers", "spilled", "shared", *COLUMNS)]
     for row in rows:
-        each = row.get("per element", {})
-        lines.append(
-            (
-                row["variant"],
-                row["kernel"],
-                "x".join(map(str, row.get("tile", ()))),
-                *(str(row[name]) for name in ("registers", "spilled", "shared")),
-                *(f"{each.get(column, 0.0):.1f}" if each else "" for column in COLUMNS),
-            )
-        )
-        lines[-1] = (*lines[-1][:3], str(row["threads"] // 32), *lines[-1][3:])
+        each = row.get("per element")
+        counts = (row["threads"] // 32, row["registers"], row["spilled"], row["shared"])
+        shares = (f"{each.get(column, 0.0):.1f}" if each else "" for column in COLUMNS)
+        tile = "x".join(map(str, row.get("tile", ())))
+        lines.append((row["variant"], row["kernel"], tile, *map(str, counts), *shares))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(x.ljust(n) for x, n in zip(line, widths, strict=True)).rstrip() for line in lines)
