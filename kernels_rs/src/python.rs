@@ -105,7 +105,8 @@ impl Call<'_> {
         let release = match self.release.as_str() {
             "kinetic" => Release::Kinetic,
             "age" => Release::Age,
-            other => return Err(invalid(format!("release = '{other}' is unknown; known: kinetic, age"))),
+            "off" => Release::Off,
+            other => return Err(invalid(format!("release = '{other}' is unknown; known: kinetic, age, off"))),
         };
         let rows = slice!(self.kinetics, "kinetics")?;
         let kinetics = (0..shape.heads)

@@ -262,3 +262,20 @@ def test_bfloat16_is_rounded_at_the_ends_alone() -> None:
     exact.backward(upstream.float())
     for half, single in zip(halves, singles, strict=True):
         assert torch.equal(half.grad, single.grad.bfloat16())
+
+
+@pytest.mark.parametrize(("tq", "tk"), [(1, 70), (3, 3), (70, 70), (130, 130)])
+def test_plain_attention_is_plain_attention(tq: int, tk: int) -> None:
+    g = torch.Generator().manual_seed(5)
+    q = torch.randn(2, 4, tq, 24, generator=g, requires_grad=True)
+    k, v = (torch.randn(2, 2, tk, 24, generator=g, requires_grad=True) for _ in range(2))
+    bar = torch.randn(2, 4, tq, 24, generator=g)
+    mask = torch.ones(tq, tk, dtype=torch.bool).tril(tk - tq)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        q.double(), k.double(), v.double(), attn_mask=mask, enable_gqa=True
+    )
+    exact = torch.autograd.grad(expected, (q, k, v), bar.double())
+    found = rust.plain_attention(q, k, v)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    for name, x, y in zip("qkv", torch.autograd.grad(found, (q, k, v), bar), exact, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"d{name}: {m}")

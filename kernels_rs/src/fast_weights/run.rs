@@ -6,7 +6,7 @@ use crate::fast_weights::forward::Forward;
 use crate::fast_weights::problem::{Head, Rows};
 use crate::fast_weights::{CHUNK, LANES, RULES};
 use crate::isa::Level;
-use crate::threads::for_each;
+use crate::threads::{for_each, zeros};
 
 /// So many jobs are wanted: where batch and heads give fewer, the columns of a head are cut as well.
 const JOBS: usize = 8;
@@ -208,7 +208,7 @@ pub fn forward(inputs: &Inputs<'_>, keep: bool, threads: usize, level: Level) ->
         read: vec![0.0; inputs.v.len()],
         fast: vec![0.0; inputs.fast.len()],
         slow: vec![0.0; inputs.slow.map_or(0, <[f32]>::len)],
-        boundaries: vec![0.0; if keep { inputs.boundaries() } else { 0 }],
+        boundaries: zeros(&[if keep { inputs.boundaries() } else { 0 }])?,
     };
     let state = [s.batch * s.heads, s.rank, 1];
     let mut reads = deal(&mut x.read, [s.batch, s.tokens, s.heads], &widths);

@@ -5,7 +5,7 @@ use crate::fatigue::forward::{decays, load_state, pad_state};
 use crate::fatigue::mask::Kind;
 use crate::fatigue::problem::{HeadInputs, Kinetics, Rule};
 use crate::fatigue::scores::{load_block, pad_rows, Products};
-use crate::fatigue::synapse::{replay, retreat, Query, Record, Sums, EXACT};
+use crate::fatigue::synapse::{replay, retreat, Query, Record, Sums, EXACT, OFF};
 use crate::fatigue::{blocks_per_group, new_tile, Row, KEYS, QUERIES};
 use crate::gemm::{dot, Matrices};
 use crate::isa::{Isa, Job};
@@ -38,6 +38,7 @@ impl Job for Backward<'_> {
     fn run<I: Isa>(self) {
         let x = &self.inputs;
         match (x.rule, x.kinetics.terms, self.learn) {
+            (_, OFF, _) => run::<I, true, OFF, false>(self),
             (Rule::Min, FEW_GATE_TERMS, false) => run::<I, true, FEW_GATE_TERMS, false>(self),
             (Rule::Min, GATE_TERMS, false) => run::<I, true, GATE_TERMS, false>(self),
             (Rule::Min, FEW_GATE_TERMS | GATE_TERMS, true) => run::<I, true, GATE_TERMS, true>(self),
@@ -103,8 +104,10 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize, const LEARN: bool>(job: Back
                 let row_terms = &row_terms[b * QUERIES..];
                 let (queries, outs_bar) = (&queries[b * size..][..size], &outs_bar[b * size..][..size]);
                 let queries_bar = &mut queries_bar[b * size..][..size];
-                let mut calcium = load_state(&job.boundaries[of_calcium], key, 0.0);
-                let mut pool = load_state(&job.boundaries[of_pool], key, kinetics.r_max);
+                // Without fatigue nothing is stored.
+                let stored = |span| job.boundaries.get(span).unwrap_or_default();
+                let mut calcium = load_state(stored(of_calcium), key, 0.0);
+                let mut pool = load_state(stored(of_pool), key, kinetics.r_max);
                 let (calcium_bar, pool_bar) = (&mut calcium_bar[key_block], &mut pool_bar[key_block]);
                 if kind == Kind::Hidden {
                     totals.rest(rows, &calcium, &pool, calcium_bar, pool_bar, kinetics);

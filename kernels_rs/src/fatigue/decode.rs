@@ -5,7 +5,7 @@ use crate::fatigue::forward::{load_state, rest, Forward};
 use crate::fatigue::mask::Kind;
 use crate::fatigue::problem::Rule;
 use crate::fatigue::scores::beyond_limit;
-use crate::fatigue::synapse::{advance, EXACT};
+use crate::fatigue::synapse::{advance, EXACT, OFF};
 use crate::fatigue::{FEW_QUERIES, KEYS};
 use crate::gemm::{add_scaled, dots, fold_lanes};
 use crate::isa::{Isa, Job};
@@ -28,6 +28,7 @@ impl Job for Decode<'_> {
     fn run<I: Isa>(self) {
         let Some(first) = self.heads.first() else { return };
         match (first.inputs.rule, first.inputs.kinetics.terms) {
+            (_, OFF) => run::<I, true, OFF>(self.heads),
             (Rule::Min, FEW_GATE_TERMS) => run::<I, true, FEW_GATE_TERMS>(self.heads),
             (Rule::Min, GATE_TERMS) => run::<I, true, GATE_TERMS>(self.heads),
             (Rule::Min, _) => run::<I, true, EXACT>(self.heads),

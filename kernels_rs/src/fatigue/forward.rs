@@ -4,7 +4,7 @@
 use crate::fatigue::mask::Kind;
 use crate::fatigue::problem::{HeadInputs, Kinetics, Rule};
 use crate::fatigue::scores::{beyond_limit, load_block, may_exceed_limit, pad_rows, Products};
-use crate::fatigue::synapse::{advance, EXACT};
+use crate::fatigue::synapse::{advance, EXACT, OFF};
 use crate::fatigue::{blocks_per_group, new_tile, Row, KEYS, QUERIES};
 use crate::gemm::{fold_lanes, Matrices};
 use crate::isa::{Isa, Job};
@@ -31,6 +31,7 @@ impl Job for Forward<'_> {
     fn run<I: Isa>(self) {
         let x = &self.inputs;
         match (x.rule, x.kinetics.terms) {
+            (_, OFF) => run::<I, true, OFF>(self),
             (Rule::Min, FEW_GATE_TERMS) => run::<I, true, FEW_GATE_TERMS>(self),
             (Rule::Min, GATE_TERMS) => run::<I, true, GATE_TERMS>(self),
             (Rule::Min, _) => run::<I, true, EXACT>(self),

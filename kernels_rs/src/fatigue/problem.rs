@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::fatigue::mask::Visibility;
-use crate::fatigue::synapse::EXACT;
+use crate::fatigue::synapse::{EXACT, OFF};
 use crate::fatigue::QUERIES;
 use crate::math::{fit_gate, Gate, FEW_GATE_TERMS, GATE_TERMS};
 
@@ -81,6 +81,8 @@ pub enum Rule {
 pub enum Release {
     Kinetic,
     Age,
+    /// No synapses: plain attention by the same loops, whose state is meaningless.
+    Off,
 }
 
 /// Names of the kinetic constants in the order of their rows.
@@ -106,13 +108,17 @@ pub struct Kinetics {
     /// `content` times the gate as a polynomial.
     pub gate: [f32; GATE_TERMS],
     /// How many of its coefficients do, or [`EXACT`] where neither its polynomial nor the exponent 1 holds: then there
-    /// is a logarithm and a second and third exponential.
+    /// is a logarithm and a second and third exponential; or [`OFF`].
     pub terms: usize,
 }
 
 impl Kinetics {
     /// Row values in the order of [`KINETICS`].
     pub fn new(values: [f32; 10], release: Release) -> Result<Kinetics, String> {
+        if release == Release::Off {
+            let anything = [0.5, 1.0, 1.0, 1.0, 0.0, 1.0, 0.5, 1.0, 1.0, 1.0];
+            return Ok(Kinetics { terms: OFF, ..Kinetics::new(anything, Release::Age)? });
+        }
         let [rho_c, alpha, k_d, s, b, kappa, rho_r, r_max, lam, eps] = values;
         for (name, value) in KINETICS.iter().zip(values) {
             if !value.is_finite() {
@@ -183,6 +189,15 @@ pub struct Inputs<'a> {
 }
 
 impl Inputs<'_> {
+    /// Numbers to store per head for the backward pass.
+    pub fn boundaries(&self) -> usize {
+        if self.release == Release::Off {
+            0
+        } else {
+            self.shape.boundaries()
+        }
+    }
+
     pub fn check(&self) -> Result<(), String> {
         self.shape.check()?;
         let Shape { batch, heads, kv_heads, tq, tk, dim } = self.shape;

@@ -40,7 +40,7 @@ pub fn forward(inputs: &Inputs<'_>, keep: bool, threads: usize, level: Level) ->
     inputs.check()?;
     let s = inputs.shape;
     let heads = s.batch * s.heads;
-    let per_head = if keep { s.boundaries() } else { 0 };
+    let per_head = if keep { inputs.boundaries() } else { 0 };
     let mut x = Outputs {
         out: zeros(&[heads, s.tq, s.dim])?,
         total: zeros(&[heads, s.tq])?,
@@ -93,7 +93,7 @@ pub fn backward(
     let s = inputs.shape;
     let heads = s.batch * s.heads;
     let (out, total, boundaries) = saved;
-    let per_head = s.boundaries();
+    let per_head = inputs.boundaries();
     for (name, found, expected) in [
         ("out", out.len(), heads * s.tq * s.dim),
         ("total", total.len(), heads * s.tq),

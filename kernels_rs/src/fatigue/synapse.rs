@@ -9,6 +9,8 @@ use crate::math::{self, exp_pair, exp_pair_within, gate, max, min, softplus};
 
 /// `TERMS` of a kernel: how many coefficients stand for the gate at exponent 1, or this for any gate and any exponent.
 pub const EXACT: usize = 0;
+/// Or this for no fatigue at all: n = E, nothing else moves. What the synapses cost is measured against it.
+pub const OFF: usize = usize::MAX;
 
 /// Release at a pair, up to the pool.
 struct Spike<R> {
@@ -55,6 +57,16 @@ fn spike<I: Isa, R: Real, const TERMS: usize, const MASKED: bool>(
     Spike { e, softplus, calcium, hill, gate, coupling, p }
 }
 
+/// E alone.
+#[inline(always)]
+fn weight<I: Isa, const MASKED: bool>(logit: Four, seen: Four) -> Four {
+    if MASKED {
+        exp_pair::<I, Four>(logit).0 * seen
+    } else {
+        exp_pair_within::<I, Four>(logit).0
+    }
+}
+
 /// Released vesicles and the pool after it.
 #[inline(always)]
 fn drain<I: Isa, R: Real, const MIN: bool>(p: R, pool: R, kin: &Kinetics) -> (R, R) {
@@ -84,6 +96,12 @@ pub fn advance<I: Isa, const MIN: bool, const TERMS: usize, const MASKED: bool>(
 ) {
     for (j, total) in total.iter_mut().enumerate() {
         let logit = Four::load(logits, j);
+        if TERMS == OFF {
+            let n = weight::<I, MASKED>(logit, Four::load(seen, j));
+            n.store(logits, j);
+            *total += n.sum();
+            continue;
+        }
         let x = spike::<I, Four, TERMS, MASKED>(logit, Four::load(seen, j), Four::load(calcium, j), kin);
         let (released, after) = drain::<I, Four, MIN>(x.p, Four::load(pool, j), kin);
         let n = x.e * strength::<I, Four, TERMS>(Four::splat(kin.eps) + released, kin);
@@ -146,6 +164,10 @@ pub fn replay<I: Isa, const MIN: bool, const TERMS: usize, const MASKED: bool, c
     let sensor = Four::splat(kin.s * kin.k_d);
     for j in 0..KEYS / 4 {
         let logit = Four::load(logits, j);
+        if TERMS == OFF {
+            weight::<I, MASKED>(logit, Four::load(seen, j)).store(&mut record.e[t], j);
+            continue;
+        }
         let x = spike::<I, Four, TERMS, MASKED>(logit, Four::load(seen, j), Four::load(calcium, j), kin);
         let found = Four::load(pool, j);
         let content = x.gate * x.coupling;
@@ -238,6 +260,12 @@ pub fn retreat<I: Isa, const MIN: bool, const TERMS: usize, const MASKED: bool, 
     kin: &Kinetics,
 ) {
     for j in 0..KEYS {
+        if TERMS == OFF {
+            let n = record.e[t][j] * query.inverse_total;
+            logits_bar[j] = n * (logits_bar[j] - query.delta);
+            weights[j] = n;
+            continue;
+        }
         let (e, release) = (record.e[t][j], record.release[t][j]);
         let pool = if LEARN || !MIN { record.pool[t][j] } else { 0.0 };
         let released = if MIN { release.abs() } else { release * pool };

@@ -4,24 +4,14 @@ use numpy::{
     IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyReadonlyArray4,
     PyUntypedArrayMethods,
 };
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::fast_weights::run::{self, Inputs, Shape};
 use crate::fast_weights::{CHUNK, LANES, RULES};
 use crate::isa::Level;
+use crate::python::{invalid, slice, Count};
 
 type Flat<'py> = Bound<'py, PyArray1<f32>>;
-
-fn invalid(message: impl Into<String>) -> PyErr {
-    PyValueError::new_err(message.into())
-}
-
-macro_rules! slice {
-    ($array:expr, $name:literal) => {
-        $array.as_slice().map_err(|_| invalid(concat!($name, " must be contiguous in row-major order")))
-    };
-}
 
 macro_rules! optional {
     ($array:expr, $name:literal) => {
@@ -87,9 +77,9 @@ impl Call<'_> {
 
 /// Forward pass: `(read, fast, slow, boundaries)`; the last is empty unless `keep`.
 #[pyfunction]
-fn fast_weights<'py>(py: Python<'py>, call: Call<'py>, keep: bool, threads: usize) -> PyResult<[Flat<'py>; 4]> {
+fn fast_weights<'py>(py: Python<'py>, call: Call<'py>, keep: bool, threads: Count) -> PyResult<[Flat<'py>; 4]> {
     let inputs = call.inputs()?;
-    let x = py.detach(|| run::forward(&inputs, keep, threads, Level::best())).map_err(invalid)?;
+    let x = py.detach(|| run::forward(&inputs, keep, threads.0, Level::best())).map_err(invalid)?;
     Ok([x.read, x.fast, x.slow, x.boundaries].map(|x| x.into_pyarray(py)))
 }
 
@@ -103,12 +93,12 @@ fn fast_weights_backward<'py>(
     grad_read: PyReadonlyArray4<'py, f32>,
     grad_fast: PyReadonlyArray4<'py, f32>,
     grad_slow: Option<PyReadonlyArray4<'py, f32>>,
-    threads: usize,
+    threads: Count,
 ) -> PyResult<[Flat<'py>; 8]> {
     let inputs = call.inputs()?;
     let kept = slice!(boundaries, "boundaries")?;
     let bars = (slice!(grad_read, "grad_read")?, slice!(grad_fast, "grad_fast")?, optional!(grad_slow, "grad_slow"));
-    let x = py.detach(|| run::backward(&inputs, kept, bars, threads, Level::best())).map_err(invalid)?;
+    let x = py.detach(|| run::backward(&inputs, kept, bars, threads.0, Level::best())).map_err(invalid)?;
     Ok([x.q, x.k, x.v, x.eta, x.gate, x.rates, x.fast, x.slow].map(|x| x.into_pyarray(py)))
 }
 

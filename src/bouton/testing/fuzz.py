@@ -19,6 +19,7 @@ from bouton.ops import wheel
 from bouton.ops.fast_weights import fast_weights, fast_weights_reference
 from bouton.ops.fatigue_attention import Kinetics, fatigue_attention
 from bouton.ops.fatigue_attention import reference as fatigue_reference
+from bouton.ops.fatigue_attention.rust import stored_numbers
 from bouton.ops.lateral_inhibition import lateral_inhibition, lateral_inhibition_reference
 from bouton.ops.oscillate import oscillate, oscillate_reference
 from bouton.ops.scan import affine_scan, max_affine_scan, scan_reference
@@ -67,7 +68,7 @@ def make_call(rng: Random) -> Call:
     """A random call of a random function."""
     makes: list[Make] = [_scan, _scan, _fatigue, _fatigue, _fast_weights, _oscillate, _lateral_inhibition]
     if wheel.why_not("scan") is None:
-        makes += [_raw_scan, _raw_scan_backward, _raw_fatigue, _raw_fatigue_backward]
+        makes += [_raw_scan, _raw_scan_backward, _raw_fatigue, _raw_fatigue_backward, _raw_fast_weights]
     call = rng.choice(makes)(rng)
     if rng.random() < 0.5:
         _break(call, rng)
@@ -408,18 +409,21 @@ def _raw_fatigue_call(rng: Random) -> dict[str, Any]:
     tq, old = rng.choice([1, 3, 17, 70]), rng.choice([0, 30])
     heads, tk = kv_heads * group, tq + old
     fresh = rng.random() < 0.5
+    old_state = rng.random() < 0.5
+    of_state = old + rng.choice([0, 5]) if old_state else tk
     return {
         "q": _normal(rng, batch, heads, tq, dim).numpy(),
         "k": _normal(rng, batch, kv_heads, tk, dim).numpy(),
         "v": _normal(rng, batch, kv_heads, tk, dim).numpy(),
         "kinetics": torch.stack(list(_kinetics(rng, heads).values())).numpy(),
-        "calcium": np.zeros((batch, heads, tk), "float32"),
-        "pool": np.ones((batch, heads, tk), "float32"),
+        "calcium": np.zeros((batch, heads, of_state), "float32"),
+        "pool": np.ones((batch, heads, of_state), "float32"),
         "rule": rng.choice(fatigue_reference.RULES),
-        "release": rng.choice(fatigue_reference.RELEASES),
+        "release": rng.choice([*fatigue_reference.RELEASES, "off"]),
         "segments_q": None if fresh else np.zeros((batch, tq), "int64"),
         "segments_k": None if fresh else np.zeros((batch, tk), "int64"),
         "window": rng.choice([None, 1, 9, 2**63]),
+        "old_state": old_state,
     }
 
 
@@ -431,16 +435,36 @@ def _raw_fatigue(rng: Random) -> Call:
 def _raw_fatigue_backward(rng: Random) -> Call:
     call = _raw_fatigue_call(rng)
     batch, heads, tq, _ = call["q"].shape
-    blocks = -(-tq // wheel.kernels().QUERIES_PER_BLOCK)
+    tk = call["k"].shape[2]
+    stored = 0 if call["release"] == "off" else stored_numbers(tq, tk)
     arguments = {
         "call": call,
         "out": np.ones_like(call["q"]),
         "total": np.ones((batch, heads, tq), "float32"),
-        "boundaries": np.ones(batch * heads * blocks * 2 * call["k"].shape[2], "float32"),
+        "boundaries": np.ones(batch * heads * stored, "float32"),
         "grad_out": np.ones_like(call["q"]),
-        "grad_calcium": np.ones_like(call["calcium"]),
-        "grad_pool": np.ones_like(call["pool"]),
+        "grad_calcium": np.ones((batch, heads, tk), "float32"),
+        "grad_pool": np.ones((batch, heads, tk), "float32"),
         "learn": rng.random() < 0.5,
         "threads": rng.randint(0, 3),
     }
     return _raw("fatigue_attention_backward", arguments, None)
+
+
+def _raw_fast_weights(rng: Random) -> Call:
+    batch, heads = rng.randint(0, 2), rng.randint(0, 2)
+    tokens, rank, dv = rng.choice([0, 1, 16, 40]), rng.choice([0, 1, 5, 16]), rng.choice([0, 1, 20])
+    slow = rng.random() < 0.5
+    call = {
+        "rule": rng.choice(["hebb", "oja", "delta"]),
+        "q": _normal(rng, batch, tokens, heads, rank).numpy(),
+        "k": _normal(rng, batch, tokens, heads, rank).numpy(),
+        "v": _normal(rng, batch, tokens, heads, dv).numpy(),
+        "eta": np.full((batch, tokens, heads), 0.1, "float32"),
+        "gate": None if rng.random() < 0.5 else np.ones((batch, tokens, heads), "float32"),
+        "rates": np.full((3, heads), 0.9, "float32"),
+        "fast": np.zeros((batch, heads, rank, dv), "float32"),
+        "slow": np.zeros((batch, heads, rank, dv), "float32") if slow else None,
+        "starts": None if rng.random() < 0.5 else (_normal(rng, batch, tokens) > 1).numpy().view("uint8"),
+    }
+    return _raw("fast_weights", {"call": call, "keep": rng.random() < 0.5, "threads": rng.randint(0, 3)}, None)

@@ -86,6 +86,16 @@ def _call(
     }
 
 
+def stored_numbers(tq: int, tk: int) -> int:
+    """Numbers per head that the forward pass keeps for the backward pass: the state before each block of queries.
+
+    A block reaches the old keys and those up to its own end; the last one reaches all.
+    """
+    step: int = _kernels().QUERIES_PER_BLOCK
+    whole = (tq - 1) // step
+    return 2 * (whole * (tk - tq) + step * (whole * (whole + 1) // 2) + tk)
+
+
 @torch.library.custom_op("bouton::fatigue_attention_rust", mutates_args=(), device_types="cpu")
 def _forward(
     q: Tensor,
@@ -125,16 +135,13 @@ def _(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, heads, tq, _ = q.shape
-    step = _kernels().QUERIES_PER_BLOCK
-    whole, old = (tq - 1) // step, k.shape[2] - tq
-    # A block of queries reaches the old keys and those up to its own end; the last block reaches all.
-    boundaries = whole * old + step * (whole * (whole + 1) // 2) + k.shape[2]
+    boundaries = stored_numbers(tq, k.shape[2])
     return (
         q.new_empty(q.shape),
         calcium.new_empty(calcium.shape),
         pool.new_empty(pool.shape),
         q.new_empty((batch, heads, tq)),
-        q.new_empty((batch * heads * 2 * boundaries if save else 0,)),
+        q.new_empty((batch * heads * boundaries if save else 0,)),
     )
 
 
@@ -274,3 +281,31 @@ def infer(
     call = _call(*parts, segments_q, segments_k, window or 0, rule, release, old_state=True)
     out, calcium, pool, *_ = map(torch.from_numpy, _kernels().fatigue_attention(call, False, torch.get_num_threads()))
     return out.to(q.dtype), calcium, pool
+
+
+class _Plain(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        batch, heads, tq, _ = q.shape
+        none = q.new_zeros(batch, heads, k.shape[2] - tq)
+        kinetics = q.new_zeros(len(Kinetics._fields), heads)
+        call = _call(q, k, v, kinetics, none, none, None, None, 0, "min", "off", old_state=True)
+        out, calcium, pool, total, stored = _kernels().fatigue_attention(call, True, torch.get_num_threads())
+        ctx.call, ctx.saved = call, (out, total, stored, calcium, pool)
+        return torch.from_numpy(out)
+
+    @staticmethod
+    def backward(ctx: Any, *bars: Tensor) -> tuple[Tensor, ...]:
+        out, total, stored, calcium, pool = ctx.saved
+        saved = (out, total, stored, _array(bars[0]), calcium, pool)
+        grads = _kernels().fatigue_attention_backward(ctx.call, *saved, False, torch.get_num_threads())
+        return tuple(map(torch.from_numpy, grads[:3]))
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention by the same loops with the synapses left out: what fatigue costs is measured against it.
+
+    q (B, Hq, Tq, D), k and v (B, Hkv, Tk, D), float32 on the CPU; the queries are the last Tq positions.
+    """
+    out: Tensor = _Plain.apply(q, k, v)
+    return out
