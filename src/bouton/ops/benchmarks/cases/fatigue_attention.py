@@ -108,7 +108,8 @@ def definition(rule: str) -> Run:
 
 def _sequence(rule: str, shape: Shape, compiled: bool) -> Case:
     batch, heads, tokens, dim = shape
-    executions = [*of_backends(OP, partial(execute, rule)), *_plain_kernels(), peer("sdpa", _sdpa)]
+    # The first peer is what ratios are relative to.
+    executions = [*of_backends(OP, partial(execute, rule)), peer("sdpa", _sdpa), *_plain_kernels()]
     # FlexAttention has no backward pass on the CPU; there the pass is reported as not run.
     flex = Execution("flex", partial(_flex, tokens), compiled=True) if compiled else Execution("flex", _not_compiled)
     executions.append(flex)
