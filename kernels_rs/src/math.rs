@@ -20,7 +20,7 @@ const EXP2_LIMIT: f32 = 125.0;
 
 /// 2^x on [-1/2, 1/2], degree 6, relative error 2e-9 before rounding: even and odd powers.
 const EXP2_EVEN: [f32; 4] = [1.0, 0.240_226_47, 0.009_618_489, 0.000_153_458_12];
-const EXP2_ODD: [f32; 3] = [0.693_147_2, 0.055_503_288, 0.001_339_993_2];
+const EXP2_ODD: [f32; 3] = [LN_2, 0.055_503_288, 0.001_339_993_2];
 
 /// log1p(x)/x on [0, 1], degree 7, relative error 2e-7.
 pub const LOG1P: [f32; 8] = [
