@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor, cat, compiler, is_grad_enabled
 from torch.compiler import assume_constant_result
 
+from bouton.ops import triton_runtime
 from bouton.ops.backends import register_backend, requested, select
 from bouton.ops.fatigue_attention import reference, rust
 from bouton.ops.fatigue_attention import torch as torch_backend
@@ -21,8 +22,7 @@ __all__ = ["RELEASES", "RULES", "Kinetics", "fatigue_attention"]
 OP = "fatigue_attention"
 register_backend(OP, "torch")
 register_backend(OP, "rust", devices=("cpu",), why_not=rust.why_not)
-_TRITON_DEVICES = ("cuda", "cpu") if triton_backend.interpreted() else ("cuda",)
-register_backend(OP, "triton", devices=_TRITON_DEVICES, why_not=triton_backend.why_not)
+register_backend(OP, "triton", devices=triton_runtime.devices(), why_not=triton_runtime.why_not)
 
 
 def fatigue_attention(
