@@ -36,7 +36,7 @@ def why_not() -> str | None:
     return None
 
 
-def refuses_unnamed(op: str, device: str) -> str:
+def by_name_alone(op: str, device: str) -> str:
     """Why ``auto`` does not take a backend that is equal to its definition, but was never timed on a GPU."""
     if device == "cpu":
         return "runs on a CPU only under the interpreter, and then only if asked for by name"

@@ -11,6 +11,7 @@ Sources: Ba et al. 2016 (fast weights), Oja 1982, Schlag et al. 2021 and Yang et
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 # `import torch` would be shadowed here by the submodule of that name.
@@ -19,7 +20,7 @@ from torch.compiler import assume_constant_result
 
 from bouton.errors import KernelError, suggest
 from bouton.ops import triton_runtime
-from bouton.ops.backends import register_backend, requested, select
+from bouton.ops.backends import register_backend, select
 from bouton.ops.fast_weights import fla, rust
 from bouton.ops.fast_weights.fla import fast_weights_fla
 from bouton.ops.fast_weights.reference import fast_weights_reference
@@ -32,7 +33,13 @@ OP = "fast_weights"
 RULES = ("hebb", "oja", "delta")
 register_backend(OP, "torch")
 register_backend(OP, "rust", devices=("cpu",), why_not=rust.why_not)
-register_backend(OP, "triton", devices=triton_runtime.devices(), why_not=fla.why_not)
+register_backend(
+    OP,
+    "triton",
+    devices=triton_runtime.devices(),
+    why_not=fla.why_not,
+    by_name=partial(triton_runtime.by_name_alone, OP),
+)
 
 
 def fast_weights(
@@ -95,8 +102,7 @@ def fast_weights(
             raise KernelError(f"fast_weights: state['{name}'] {tuple(part.shape)} must be fast or slow, {shape}")
 
     slow_on = not isinstance(eta_s, (int, float)) or eta_s != 0.0 or "slow" in state
-    named = "triton" in (backend, requested(OP))
-    not_fla = fla.refuses(q, v, rho_f, rule=rule, slow=slow_on, named=named)
+    not_fla = fla.refuses(q, v, rho_f, rule=rule, slow=slow_on)
     learned = rule if _learns(q, k, v, eta, rho_f, *state.values()) else None
     chosen = _choose(q.device.type, backend, rust.refuses(q, v), not_fla, learned)
 

@@ -80,13 +80,8 @@ def lacks(rule: str, slow: bool) -> str | None:
     return None
 
 
-def refuses(q: Tensor, v: Tensor, rho_f: Tensor | float, *, rule: str, slow: bool, named: bool) -> str | None:
-    """Why the kernels cannot execute a call with these arguments; None if they can.
-
-    Args:
-        slow: whether there is a consolidated part S.
-        named: whether the backend was asked for by name.
-    """
+def refuses(q: Tensor, v: Tensor, rho_f: Tensor | float, *, rule: str, slow: bool) -> str | None:
+    """Why the kernels cannot execute a call with these arguments; None if they can. ``slow``: whether there is an S."""
     if (reason := lacks(rule, slow)) is not None:
         return reason
     if torch.float64 in (q.dtype, v.dtype):
@@ -97,7 +92,7 @@ def refuses(q: Tensor, v: Tensor, rho_f: Tensor | float, *, rule: str, slow: boo
         return f"takes a rank of at most {WIDEST_RANK}, not {q.shape[-1]}"
     if isinstance(rho_f, (int, float)) and rho_f < LEAST_DECAY:
         return f"takes rho_f of at least {LEAST_DECAY}, not {rho_f}: it divides by it"
-    return None if named else triton_runtime.refuses_unnamed("fast_weights", q.device.type)
+    return None
 
 
 @cache

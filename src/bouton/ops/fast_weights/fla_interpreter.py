@@ -21,7 +21,9 @@ class _Counter(int):
 
 
 def _range(*bounds: Any) -> Iterator[_Counter]:
-    return map(_Counter, builtins.range(*bounds))
+    # A scalar is an array of one element, which NumPy no longer takes for a number; Triton 3.6 asks it to.
+    numbers = (x.handle.data.item() if hasattr(x, "handle") else x for x in bounds)
+    return map(_Counter, builtins.range(*numbers))
 
 
 def prepare() -> None:

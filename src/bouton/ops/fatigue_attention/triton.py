@@ -19,22 +19,15 @@ import torch
 from torch import Tensor
 
 from bouton.ops.fatigue_attention.reference import Kinetics
-from bouton.ops.triton_runtime import interpreted, refuses_unnamed
+from bouton.ops.triton_runtime import interpreted
 
 DTYPES = (torch.float32, torch.bfloat16)
 MOST_DEPTH = 256
 DECODED_QUERIES = 8  # up to here the recurrence is walked through, unless gradients are wanted
 
 
-def refuses(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, named: bool) -> str | None:
-    """Why the kernels cannot execute a call with these arguments; None if they can.
-
-    Args:
-        named: whether the backend was asked for by name.
-    """
-    if not named:
-        # Equal to the definition under the interpreter, compiled for sm_90; its first run on a device is still to come.
-        return refuses_unnamed("fatigue_attention", q.device.type)
+def refuses(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> str | None:
+    """Why the kernels cannot execute a call with these arguments; None if they can."""
     if q.dtype not in DTYPES or k.dtype != q.dtype or v.dtype != q.dtype:
         names = ", ".join(str(x.dtype).removeprefix("torch.") for x in (q, k, v))
         return f"takes q, k, v that are all float32 or all bfloat16, not {names}"
@@ -397,7 +390,7 @@ def forward(
     Raises:
         ValueError: arguments that the kernels cannot take.
     """
-    if (reason := refuses(q, k, v, bias, named=True)) is not None:
+    if (reason := refuses(q, k, v, bias)) is not None:
         raise ValueError(f"the triton backend of fatigue_attention {reason}")
     stacked = torch.stack(tuple(kinetics))
     tensors = (q, k, v, stacked, calcium, pool)
