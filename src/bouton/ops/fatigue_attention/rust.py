@@ -66,8 +66,8 @@ def _run_forward(call: dict[str, Any], save: bool) -> tuple[Tensor, Tensor, Tens
     """out, calcium, pool, and for the backward pass the sum of n per query and the state before each block."""
     (batch, heads, tq, depth), tk = call["q"].shape, call["k"].shape[2]
     stored = batch * heads * stored_numbers(tq, tk) if save and call["release"] != "off" else 0
-    out, calcium, pool = torch.empty(batch, heads, tq, depth), *torch.empty(2, batch, heads, tk)
-    total, boundaries = torch.empty(batch, heads, tq), torch.empty(stored)
+    out, total, boundaries = torch.empty(batch, heads, tq, depth), torch.empty(batch, heads, tq), torch.empty(stored)
+    calcium, pool = (torch.empty(batch, heads, tk) for _ in range(2))
     room = _room(out=out, calcium=calcium, pool=pool, total=total, boundaries=boundaries)
     _kernels().fatigue_attention(call, room, save, torch.get_num_threads())
     return out, calcium, pool, total, boundaries
