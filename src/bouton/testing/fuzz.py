@@ -5,6 +5,7 @@ Everything is drawn from one :class:`random.Random`, so a call is known by its s
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -68,7 +69,14 @@ def make_call(rng: Random) -> Call:
     """A random call of a random function."""
     makes: list[Make] = [_scan, _scan, _fatigue, _fatigue, _fast_weights, _oscillate, _lateral_inhibition]
     if wheel.why_not("scan") is None:
-        makes += [_raw_scan, _raw_scan_backward, _raw_fatigue, _raw_fatigue_backward, _raw_fast_weights]
+        makes += [
+            _raw_scan,
+            _raw_scan_backward,
+            _raw_fatigue,
+            _raw_fatigue_backward,
+            _raw_fast_weights,
+            _raw_fast_weights_backward,
+        ]
     call = rng.choice(makes)(rng)
     if rng.random() < 0.5:
         _break(call, rng)
@@ -85,6 +93,8 @@ def attempt(call: Call) -> str:
         found = list(call.run(call.arguments))
     except Exception as error:
         expected = (*call.errors, *TORCH_ERRORS) if call.alien else call.errors
+        if not call.broken:  # it may be refused, but its types are right
+            expected = tuple(kind for kind in expected if kind is not TypeError)
         first = str(error).splitlines()
         if not isinstance(error, expected) or not first:
             raise WrongAnswerError(f"{call}\n  raised {type(error).__name__}: {error}") from error
@@ -362,7 +372,7 @@ def _lateral_inhibition(rng: Random) -> Call:
 
 def _compiled(name: str, *arguments: Any) -> Results:
     found = getattr(wheel.kernels(), name)(*arguments)
-    found = found if isinstance(found, tuple) else (found,)
+    found = found if isinstance(found, (tuple, list)) else (found,)
     return [torch.from_numpy(x) for x in found if x is not None]
 
 
@@ -466,20 +476,60 @@ def _raw_fatigue_backward(rng: Random) -> Call:
     return _raw("fatigue_attention_backward", arguments, None)
 
 
-def _raw_fast_weights(rng: Random) -> Call:
-    batch, heads = rng.randint(0, 2), rng.randint(0, 2)
-    tokens, rank, dv = rng.choice([0, 1, 16, 40]), rng.choice([0, 1, 5, 16]), rng.choice([0, 1, 20])
+def _raw_fast_weights_call(rng: Random) -> dict[str, Any]:
+    batch, heads = rng.randint(1, 2), rng.randint(1, 2)
+    tokens, rank, dv = rng.choice([1, 16, 40, 70]), rng.choice([1, 5, 16]), rng.choice([1, 20, 33])
+    if rng.random() < 0.1:
+        tokens, rank, dv = (n * rng.randint(0, 1) for n in (tokens, rank, dv))
     slow = rng.random() < 0.5
-    call = {
+    return {
         "rule": rng.choice(["hebb", "oja", "delta"]),
         "q": _normal(rng, batch, tokens, heads, rank).numpy(),
-        "k": _normal(rng, batch, tokens, heads, rank).numpy(),
+        "k": (_normal(rng, batch, tokens, heads, rank) / max(rank, 1) ** 0.5).numpy(),
         "v": _normal(rng, batch, tokens, heads, dv).numpy(),
         "eta": np.full((batch, tokens, heads), 0.1, "float32"),
-        "gate": None if rng.random() < 0.5 else np.ones((batch, tokens, heads), "float32"),
+        "gate": None if rng.random() < 0.5 else np.full((batch, tokens, heads), 0.7, "float32"),
         "rates": np.full((3, heads), 0.9, "float32"),
-        "fast": np.zeros((batch, heads, rank, dv), "float32"),
-        "slow": np.zeros((batch, heads, rank, dv), "float32") if slow else None,
+        "fast": _normal(rng, batch, heads, rank, dv).numpy(),
+        "slow": _normal(rng, batch, heads, rank, dv).numpy() if slow else None,
         "starts": None if rng.random() < 0.5 else (_normal(rng, batch, tokens) > 1).numpy().view("uint8"),
     }
-    return _raw("fast_weights", {"call": call, "keep": rng.random() < 0.5, "threads": rng.randint(0, 3)}, None)
+
+
+def _raw_fast_weights(rng: Random) -> Call:
+    def exact(given: dict[str, Any]) -> Results:
+        call = given["call"]
+        x = {name: torch.from_numpy(y) for name, y in call.items() if isinstance(y, np.ndarray)}
+        rows = {name: x[name].double().transpose(1, 2) for name in ("q", "k", "v", "eta", "gate") if name in x}
+        rho_f, rho_s, eta_s = x["rates"].double()
+        state = {"fast": x["fast"].double(), "slow": x["slow" if "slow" in x else "fast"].double()}
+        if "slow" not in x:  # there is no S
+            state["slow"], eta_s = torch.zeros_like(state["fast"]), torch.zeros_like(eta_s)
+        starts = x["starts"].bool() if "starts" in x else None
+        rates = {"rho_f": rho_f, "rho_s": rho_s, "eta_s": eta_s}
+        read, after = fast_weights_reference(**rows, **rates, rule=call["rule"], state=state, starts=starts)
+        found = [read.transpose(1, 2).flatten(), after["fast"].flatten()]
+        return [*found, after["slow"].flatten()] if "slow" in x else found
+
+    def run(given: dict[str, Any]) -> Results:
+        read, fast, slow, _ = _compiled("fast_weights", *given.values())
+        return [read, fast, slow] if slow.numel() else [read, fast]
+
+    arguments = {"call": _raw_fast_weights_call(rng), "keep": rng.random() < 0.5, "threads": rng.randint(0, 3)}
+    return Call("bouton_kernels.fast_weights", arguments, run, exact, (ValueError, TypeError))
+
+
+def _raw_fast_weights_backward(rng: Random) -> Call:
+    call = _raw_fast_weights_call(rng)
+    kept: Any = np.zeros(0, "float32")
+    with contextlib.suppress(ValueError):  # an empty call is refused here as it will be there
+        kept = wheel.kernels().fast_weights(call, True, 1)[3]
+    arguments = {
+        "call": call,
+        "boundaries": kept,
+        "grad_read": np.ones_like(call["v"]),
+        "grad_fast": np.ones_like(call["fast"]),
+        "grad_slow": None if call["slow"] is None else np.ones_like(call["slow"]),
+        "threads": rng.randint(0, 3),
+    }
+    return _raw("fast_weights_backward", arguments, None)
