@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 from rich.markup import escape
 from rich.table import Table
 
@@ -84,8 +84,8 @@ def task_options(words: Sequence[str]) -> dict[str, dict[str, Any]]:
         if task not in (known := registry.tasks()):
             raise ConfigError(f"task '{task}' is unknown: {suggest(task, known)}")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]  # type: ignore[index, call-overload]
+        except Exception:  # whatever YAML's parser finds
             raise ConfigError(f"{key} = {text!r} cannot be read: a number, a word, or a list [a,b]") from None
         if name in found.setdefault(task, {}):
             raise ConfigError(f"{key} is given twice: {found[task][name]} and {value}")

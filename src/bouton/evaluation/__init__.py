@@ -1,7 +1,7 @@
 """Evaluation tasks beside the loss: ``bouton.evaluation.evaluate(run, tasks=["calibration"])``.
 
-A task is one file under ``tasks/``: a class with options and a ``measure(subject, options)`` that returns named numbers,
-each mean or proportion with its standard error and 95 % interval (``x``, ``x_se``, ``x_low``, ``x_high``).
+A task is one file under ``tasks/``: a class with options and a ``measure(subject, options)`` that returns named
+numbers, each mean or proportion with its standard error and 95 % interval (``x``, ``x_se``, ``x_low``, ``x_high``).
 
 The public names are loaded on first use: reading results needs neither torch nor Lightning.
 """

@@ -69,9 +69,34 @@ def proportion(successes: int, trials: int) -> Estimate:
     return Estimate(p, math.sqrt(p * (1 - p) / trials), float(interval.low), float(interval.high))
 
 
-def bootstrap(
-    sums: Array, statistic: Callable[[Array], Array], *, resamples: int = 1000, seed: int = 0
-) -> Estimate:
+def share(successes: ArrayLike, trials: ArrayLike) -> Estimate:
+    """sum(successes) / sum(trials) over independent units of several trials each: a proportion in clusters.
+
+    The interval is that of :func:`ratio` within [0, 1]. Where all units agree they tell no variance; then it is
+    Wilson's, with each unit as one trial.
+    """
+    a, b = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
+    found = ratio(a, b)
+    if found.se > 0 or math.isnan(found.value) or found.value not in (0.0, 1.0):
+        return Estimate(found.value, found.se, max(found.low, 0.0), min(found.high, 1.0))
+    units = int((b > 0).sum())
+    wilson = proportion(units if found.value else 0, units)
+    return Estimate(found.value, found.se, wilson.low, wilson.high)
+
+
+def median(values: ArrayLike, *, resamples: int = 1000, seed: int = 0) -> Estimate:
+    """The median, with the percentile bootstrap's interval."""
+    x = np.asarray(values, dtype=np.float64)
+    value = float(np.median(x)) if len(x) else math.nan
+    if len(x) < 2:
+        return Estimate(value, math.nan, math.nan, math.nan)
+    drawn = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
+    medians = np.median(x[drawn], axis=1)
+    low, high = np.quantile(medians, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    return Estimate(value, float(medians.std(ddof=1)), float(low), float(high))
+
+
+def bootstrap(sums: Array, statistic: Callable[[Array], Array], *, resamples: int = 1000, seed: int = 0) -> Estimate:
     """A statistic of column sums over independent units, with the percentile bootstrap's interval (Efron 1979).
 
     Args:

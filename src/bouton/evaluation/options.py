@@ -10,7 +10,7 @@ from typing import Any
 
 from bouton.mechanisms.parameters import Params, Spec, choice, flag, integer, real
 
-__all__ = ["Params", "choice", "flag", "integer", "integers", "real", "reals"]
+__all__ = ["Params", "choice", "flag", "integer", "integers", "real", "reals", "text"]
 
 
 @dataclass(frozen=True)
@@ -39,3 +39,21 @@ def integers(default: Sequence[int] | None, doc: str, *, unit: str = "", low: in
 def reals(default: Sequence[float], doc: str, *, low: float = -math.inf, high: float = math.inf) -> Any:
     """An option that takes several numbers (or one)."""
     return dataclasses.field(default=default, metadata={"bouton": ListSpec("real", doc, "", low, high)})
+
+
+@dataclass(frozen=True)
+class TextSpec(Spec):
+    """A string."""
+
+    def valid(self) -> str:
+        return "a text or null"
+
+    def accept(self, value: Any) -> Any:
+        if value is not None and not isinstance(value, str):
+            raise ValueError
+        return value
+
+
+def text(doc: str) -> Any:
+    """An optional option that takes a string, for instance a path."""
+    return dataclasses.field(default=None, metadata={"bouton": TextSpec("text", doc, optional=True)})

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from bouton.errors import DataError
 from bouton.files import remove_partials, write_atomically, write_json
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from bouton.evaluation.base import Result
 
 FOLDER = "evaluation"
@@ -39,7 +42,7 @@ def save_result(folder: Path, label: str, result: Result, facts: dict[str, Any])
         figures = {}
         for name, figure in result.figures.items():
             figures[name] = f"{file_name(label)}.{name}.png"
-            write_atomically(folder / figures[name], lambda file, f=figure: f.savefig(file, format="png", dpi=130))
+            write_atomically(folder / figures[name], partial(_write_png, figure))
         content = {
             "format": FORMAT,
             "task": label,
@@ -52,6 +55,10 @@ def save_result(folder: Path, label: str, result: Result, facts: dict[str, Any])
         write_json(folder / f"{file_name(label)}.json", content)
     except OSError as error:
         raise DataError(f"the results cannot be written to {folder}: {error.strerror or error}") from error
+
+
+def _write_png(figure: Figure, file: IO[bytes]) -> None:
+    figure.savefig(file, format="png", dpi=130)
 
 
 def read_result(path: Path) -> dict[str, Any] | None:

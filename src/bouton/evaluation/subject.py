@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bouton.runs import Run
 
 PRECISIONS = ("run", "float32")
-_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 X = TypeVar("X")
 
 
@@ -158,7 +158,7 @@ class Subject:
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """No gradients, and the precision that was asked for."""
-        kind = _AUTOCAST.get(self.precision_name)
+        kind = AUTOCAST.get(self.precision_name)
         with torch.inference_mode(), torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
             yield
 
@@ -170,7 +170,7 @@ class Subject:
         trained = str(self.run.config.get("trainer", {}).get("precision", "32-true"))
         if trained == "auto":
             trained = "bf16-mixed" if self._trained_on("device", "cpu") == "cuda" else "32-true"
-        return trained if trained in _AUTOCAST else "32-true"
+        return trained if trained in AUTOCAST else "32-true"
 
     def _trained_on(self, fact: str, default: Any) -> Any:
         """A fact about the training machine, if the run has finished and told it."""

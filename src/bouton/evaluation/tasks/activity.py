@@ -2,7 +2,7 @@
 
 What is measured is what the mixer's last map reads: the hidden layer after activation and gates, at every layer and on
 validation rows. A unit fires where its value is above 0; a silent one is within 1 % of the layer's root mean square of
-0; a dead one never fires. Hoyer's sparsity of a token's hidden vector is 0 if all units are equal and 1 if one is active.
+0; a dead one never fires. Hoyer's sparsity of a token's hidden vector is 0 if all units are equal, 1 if one is active.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bouton.errors import EvaluationError
 from bouton.evaluation.base import Result, Row, Task
-from bouton.evaluation.intervals import ratio
+from bouton.evaluation.intervals import share
 from bouton.evaluation.options import Params, integer
 from bouton.evaluation.registry import register
 from bouton.evaluation.subject import Subject
@@ -128,7 +128,7 @@ def _summary(probes: dict[str, _Probe], tokens: int) -> Result:
         total = total + sums / len(seen)  # layers weigh the same
     names = {"zero": "zero_fraction", "silent": "silent_fraction"}
     for i, name in enumerate(_COLUMNS):
-        result.put(names.get(name, name), ratio(total[:, i], count))
+        result.put(names.get(name, name), share(total[:, i], count))
     result.numbers["dead_fraction"] = float(np.mean([row["dead_fraction"] for row in table]))
     result.numbers["tokens"] = tokens
     result.tables["layers"] = table

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bouton.data.packing import IGNORED
 from bouton.evaluation.base import Result, Row, Task
-from bouton.evaluation.intervals import bootstrap, ratio
+from bouton.evaluation.intervals import bootstrap, ratio, share
 from bouton.evaluation.options import Params, integer
 from bouton.evaluation.registry import register
 from bouton.evaluation.subject import Subject
@@ -54,7 +54,7 @@ class Calibration(Task):
         count = np.bincount(row)
         result.put("overconfidence", ratio(np.bincount(row, confidence - correct), count))
         result.put("confidence", ratio(np.bincount(row, confidence), count))
-        result.put("accuracy", ratio(np.bincount(row, correct), count))
+        result.put("accuracy", share(np.bincount(row, correct), count))
         result.put("brier", ratio(np.bincount(row, brier), count))
         result.numbers["tokens"] = len(row)
         result.figures["reliability"] = _draw(result.tables["bins"], result.tables["adaptive_bins"], result.numbers)
@@ -87,9 +87,10 @@ def bin_sums(row: NDArray[np.int64], confidence: Array, correct: Array, edges: A
     index = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, bins - 1)
     rows = int(row.max()) + 1
     sums = [
-        np.bincount(row * bins + index, weights, rows * bins) for weights in (np.ones_like(correct), confidence, correct)
+        np.bincount(row * bins + index, weights, rows * bins)
+        for weights in (np.ones_like(correct), confidence, correct)
     ]
-    return np.stack(sums, -1).reshape(rows, bins, 3)
+    return np.stack(sums, -1).astype(np.float64).reshape(rows, bins, 3)
 
 
 def _ece(flat: Array) -> Array:

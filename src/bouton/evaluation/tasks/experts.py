@@ -62,7 +62,7 @@ class Experts(Task):
 
 
 def health(use: Array, dead: float = 0.01) -> dict[str, float]:
-    """Of one group of experts: ``gini`` 0 to 1 - 1/E, ``dead_fraction``, ``entropy`` as a share of ln E, ``experts``."""
+    """Of one group of E experts: ``gini`` (0 to 1 - 1/E), ``dead_fraction``, ``entropy`` / ln E, ``experts``."""
     n, total = len(use), float(use.sum())
     if n == 0 or total <= 0:
         return {"gini": np.nan, "dead_fraction": 1.0 if n else np.nan, "entropy": np.nan, "experts": float(n)}

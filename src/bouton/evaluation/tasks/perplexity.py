@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bouton.data.packing import IGNORED
 from bouton.errors import BoutonError
 from bouton.evaluation.base import Result, Task
-from bouton.evaluation.intervals import Estimate, ratio
+from bouton.evaluation.intervals import Estimate, ratio, share
 from bouton.evaluation.options import Params, integer
 from bouton.evaluation.registry import register
 from bouton.evaluation.scoring import token_nll
@@ -50,7 +50,7 @@ class Perplexity(Task):
         result.put("perplexity", loss.map(_exp))
         if size.sum() > 0:
             result.put("bits_per_byte", _bits(nll, size))
-        result.put("accuracy", ratio(correct, count))
+        result.put("accuracy", share(correct, count))
         result.numbers.update(rows=len(rows), tokens=count.sum(), bytes=size.sum())
         _compare(subject, loss.value, result)
         if options.context and subject.is_text:

@@ -7,7 +7,7 @@ grows where its length does not admit so many pairs. With the number of training
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from bouton.data.mqar import MQARRows
 from bouton.data.packing import IGNORED
 from bouton.errors import ConfigError, EvaluationError
 from bouton.evaluation.base import Result, Row, Task, spread
-from bouton.evaluation.intervals import mean, ratio
+from bouton.evaluation.intervals import proportion, share
 from bouton.evaluation.options import Params, integer, integers
 from bouton.evaluation.registry import register
 from bouton.evaluation.subject import Subject
@@ -23,7 +23,9 @@ from bouton.evaluation.subject import Subject
 
 @dataclass(frozen=True)
 class RecallOptions(Params):
-    pairs: Any = integers(None, "key-value pairs of a row; null: 1, 2, 4, ... to twice those of training", low=1)
+    pairs: tuple[int, ...] | None = integers(
+        None, "key-value pairs of a row; null: 1, 2, 4, ... to twice those of training", low=1
+    )
     rows: int = integer(256, "rows for each number of pairs", low=2)
 
 
@@ -33,7 +35,6 @@ class Recall(Task):
     summary = "multi-query associative recall by number of pairs (runs with data=mqar)"
     source = "Arora et al. 2024 (arXiv 2312.04927)"
     Options = RecallOptions
-    headline: ClassVar = ("accuracy",)
 
     def check(self, subject: Subject) -> None:
         name = subject.run.config.data.name
@@ -60,8 +61,8 @@ class Recall(Task):
             except ConfigError as error:
                 raise EvaluationError(f"recall.pairs = {pairs}: {error}") from None
             correct, count = _answers(subject, rows)
-            accuracy = ratio(correct, count)
-            whole = mean(correct == count)
+            accuracy = share(correct, count)
+            whole = proportion(int((correct == count).sum()), len(count))
             table.append({"pairs": pairs, "seq_len": length, "chance": 1 / answers, **spread("accuracy", accuracy),
                           **spread("whole_rows", whole)})  # fmt: skip
             result.put(f"accuracy_{pairs}_pairs", accuracy)
