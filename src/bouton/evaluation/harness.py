@@ -1,7 +1,7 @@
 """A run as a model of the library lm-eval (EleutherAI's harness), so that public benchmarks run unchanged.
 
     bouton eval run=runs/... tasks=[lm_eval:arc_easy,lm_eval:hellaswag]     # results in the run folder
-    python -m bouton.evaluation.harness --model bouton --model_args run=runs/... --tasks arc_easy    # lm-eval's own words
+    python -m bouton.evaluation --model bouton --model_args run=runs/... --tasks arc_easy      # lm-eval's own words
 
 A text begins with the end-of-text token, as every document in training does. Needs the extra ``eval`` (lm-eval).
 """
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -30,7 +31,7 @@ _IGNORED = {"do_sample", "num_return_sequences", "num_beams"}
 
 
 @register_model("bouton")
-class BoutonLM(TemplateLM):  # type: ignore[misc]
+class BoutonLM(TemplateLM):
     """The run in ``run`` (a folder, or a loaded run) behind lm-eval's interface.
 
     Args:
@@ -49,6 +50,8 @@ class BoutonLM(TemplateLM):  # type: ignore[misc]
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
+        if str(device).startswith("cuda") and not torch.cuda.is_available():
+            device = None  # lm-eval's command line asks for cuda:0 when nobody has asked for anything
         self.run = load(run, checkpoint, device, kernels) if isinstance(run, str | Path) else run
         self.model, self.vocabulary = self.run.model, self.run.tokenizer
         if self.vocabulary.kind == "integers":
@@ -163,12 +166,3 @@ def _generation(arguments: dict[str, Any]) -> tuple[list[str], int, Sampling]:
     if not sampled:
         values["temperature"] = 0.0
     return stop, length, Sampling(**values)
-
-
-if __name__ == "__main__":
-    from lm_eval.__main__ import cli_evaluate
-
-    # Run as a script this module is not the one that the registry would import.
-    import bouton.evaluation.harness  # noqa: F401
-
-    cli_evaluate()

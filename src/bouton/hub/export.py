@@ -79,7 +79,8 @@ def pretrained(run: Run) -> BoutonForCausalLM:
     model = BoutonForCausalLM(config)
     model.body.load_state_dict(body.state_dict())
     model.generation_config = GenerationConfig(bos_token_id=eot, eos_token_id=eot, pad_token_id=eot)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def from_pretrained(folder: str | Path, device: str | torch.device | None = None, **options: Any) -> BoutonForCausalLM:

@@ -17,7 +17,7 @@ from bouton.models.initialize import Draw
 from bouton.models.sockets import State
 
 
-class BoutonConfig(PretrainedConfig):  # type: ignore[no-untyped-call, misc]
+class BoutonConfig(PretrainedConfig):
     """What ``bouton.build`` needs.
 
     Args:
@@ -60,7 +60,7 @@ class BoutonOutput(ModelOutput):
     state: State | None = None
 
 
-class BoutonForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class BoutonForCausalLM(PreTrainedModel, GenerationMixin):
     """A body with its mechanisms. ``generate()`` hands the body's state on from token to token."""
 
     config_class = BoutonConfig
