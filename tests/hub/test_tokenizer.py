@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-transformers = pytest.importorskip("transformers", reason="the extra hub is not installed")
+pytest.importorskip("transformers", reason="the extra hub is not installed")
+
+import transformers
 
 import bouton
 from bouton.hub import fast_tokenizer, save_pretrained

@@ -139,6 +139,8 @@ def shown(value: float) -> str:
     """A number for a person: whole numbers whole, others with four significant digits."""
     if math.isnan(value):
         return "-"
+    if math.isinf(value):
+        return str(value)
     if value == int(value) and abs(value) >= 1:
         return f"{int(value):,}"
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from bouton.errors import DataError, EvaluationError
@@ -38,11 +39,10 @@ class Harness(Task):
 
     def measure(self, subject: Subject, options: HarnessOptions) -> Result:
         from lm_eval import simple_evaluate
-        from lm_eval.tasks import TaskManager
 
         from bouton.evaluation.harness import BoutonLM
 
-        manager = TaskManager(include_path=options.include_path)
+        manager = _manager(options.include_path)
         if self.argument not in manager.all_tasks:
             raise EvaluationError(f"lm-eval has no task '{self.argument}': lm_eval ls tasks lists them")
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -66,6 +66,14 @@ class Harness(Task):
         result.numbers["questions"] = sum(int(c["effective"]) for c in counts.values())
         result.tables["versions"] = [{"task": task, "version": v} for task, v in found.get("versions", {}).items()]
         return result
+
+
+@lru_cache(maxsize=1)
+def _manager(include_path: str | None) -> Any:
+    """lm-eval's index of tasks: it reads thousands of files, so it is kept for the next task."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=include_path)
 
 
 def estimates(metrics: dict[str, Any]) -> dict[str, Estimate]:
