@@ -8,26 +8,30 @@ use crate::isa::Isa;
 use crate::lanes::{fma, Real};
 
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
+const LN_2: f32 = std::f32::consts::LN_2;
 /// ln 2 in two parts; the first has so few bits that `n * LN2_HIGH` is exact.
 const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 /// Adding 1.5 * 2^23 rounds to an integer, whose two's complement is then in the low mantissa bits.
 const ROUND: f32 = 12_582_912.0;
-const ONE_BITS: u32 = 0x3f80_0000;
-/// The exponent that is still a normal number on both sides.
-const EXP_LIMIT: f32 = 87.0;
+/// Exponents whose powers are still normal numbers on both sides, to the bases e and 2.
+const EXP_LIMIT: f32 = 86.5;
+const EXP2_LIMIT: f32 = 125.0;
 
-/// log1p(x)/x on [0, 1], degree 8, relative error 3e-8 before rounding.
-const LOG1P: [f32; 9] = [
-    0.999_999_97,
-    -0.499_994_93,
-    0.333_190_96,
-    -0.248_429_78,
-    0.191_059_89,
-    -0.136_632_07,
-    0.078_225_49,
-    -0.029_504_957,
-    0.005_232_624,
+/// 2^x on [-1/2, 1/2], degree 6, relative error 2e-9 before rounding: even and odd powers.
+const EXP2_EVEN: [f32; 4] = [1.0, 0.240_226_47, 0.009_618_489, 0.000_153_458_12];
+const EXP2_ODD: [f32; 3] = [LN_2, 0.055_503_288, 0.001_339_993_2];
+
+/// log1p(x)/x on [0, 1], degree 7, relative error 2e-7.
+pub const LOG1P: [f32; 8] = [
+    0.999_999_8,
+    -0.499_974_05,
+    0.332_754_8,
+    -0.244_954_65,
+    0.177_452_46,
+    -0.107_681_76,
+    0.044_089_653,
+    -0.008_539_212,
 ];
 /// log1p(x)/x on [sqrt(1/2) - 1, sqrt(2) - 1], degree 8, relative error 3e-8 before rounding.
 const LOG_MANTISSA: [f32; 9] = [
@@ -63,37 +67,73 @@ fn horner<I: Isa, R: Real>(coefficients: &[f32], x: R) -> R {
     sum
 }
 
-/// Parts of exp(x): even and odd powers of the reduced argument, and x's integer part in the low bits of a number.
+/// As [`horner`], but even and odd powers by themselves: one product more, and little more than half as long a chain of
+/// operations that wait for each other.
 #[inline(always)]
-fn exp_parts<I: Isa, R: Real>(x: R) -> (R, R, R) {
+pub fn split_horner<I: Isa, R: Real>(coefficients: &[f32], x: R) -> R {
+    let square = x * x;
+    let last = coefficients.len() - 1;
+    let (mut high, mut low) = (R::splat(coefficients[last]), R::splat(coefficients[last - 1]));
+    let mut i = last - 1;
+    while i > 1 {
+        high = fma::<I, R>(high, square, R::splat(coefficients[i - 1]));
+        low = fma::<I, R>(low, square, R::splat(coefficients[i - 2]));
+        i -= 2;
+    }
+    if i == 1 {
+        // `low` is of odd powers, and `high` of even ones but for the last.
+        fma::<I, R>(low, x, fma::<I, R>(high, square, R::splat(coefficients[0])))
+    } else {
+        fma::<I, R>(high, x, low)
+    }
+}
+
+/// m times 2 to the power of the integer in the low bits of `shifted`, for normal m and results: no multiplication.
+#[inline(always)]
+fn raise<R: Real>(m: R, shifted: R) -> R {
+    m.zip(shifted, |m, s| f32::from_bits(m.to_bits().wrapping_add(s.to_bits() << 23)))
+}
+
+/// As [`raise`], with the power negated.
+#[inline(always)]
+fn lower<R: Real>(m: R, shifted: R) -> R {
+    m.zip(shifted, |m, s| f32::from_bits(m.to_bits().wrapping_sub(s.to_bits() << 23)))
+}
+
+/// `(2^x, 2^-x)` for the price of little more than one, for |x| <= 125 (beyond it nothing is promised).
+#[inline(always)]
+pub fn exp2_pair_within<I: Isa, R: Real>(x: R) -> (R, R) {
+    let shifted = x + R::splat(ROUND);
+    let r = x - (shifted - R::splat(ROUND));
+    let r2 = r * r;
+    let even = horner::<I, R>(&EXP2_EVEN, r2);
+    let odd = horner::<I, R>(&EXP2_ODD, r2) * r;
+    (raise(even + odd, shifted), lower(even - odd, shifted))
+}
+
+/// `(2^x, 2^-x)`; |x| is cut at 125.
+#[inline(always)]
+pub fn exp2_pair<I: Isa, R: Real>(x: R) -> (R, R) {
+    exp2_pair_within::<I, R>(max(min(x, R::splat(EXP2_LIMIT)), R::splat(-EXP2_LIMIT)))
+}
+
+/// `(exp(x), exp(-x))`; |x| is cut at 87.
+#[inline(always)]
+pub fn exp_pair<I: Isa, R: Real>(x: R) -> (R, R) {
+    let x = max(min(x, R::splat(EXP_LIMIT)), R::splat(-EXP_LIMIT));
     let shifted = fma::<I, R>(x, R::splat(LOG2_E), R::splat(ROUND));
     let n = shifted - R::splat(ROUND);
     let r = fma::<I, R>(n, R::splat(-LN2_LOW), fma::<I, R>(n, R::splat(-LN2_HIGH), x));
     let r2 = r * r;
     let even = horner::<I, R>(&[1.0, 0.5, 1.0 / 24.0, 1.0 / 720.0], r2);
     let odd = horner::<I, R>(&[1.0, 1.0 / 6.0, 1.0 / 120.0, 1.0 / 5040.0], r2) * r;
-    (even, odd, shifted)
+    (raise(even + odd, shifted), lower(even - odd, shifted))
 }
 
-/// `(exp(x), exp(-x))` for the price of little more than one, for |x| <= 87 (beyond it nothing is promised).
+/// log1p(2^x) from x and min(2^x, 2^-x).
 #[inline(always)]
-pub fn exp_pair_within<I: Isa, R: Real>(x: R) -> (R, R) {
-    let (even, odd, shifted) = exp_parts::<I, R>(x);
-    let up = shifted.map(|s| f32::from_bits(ONE_BITS.wrapping_add(s.to_bits() << 23)));
-    let down = shifted.map(|s| f32::from_bits(ONE_BITS.wrapping_sub(s.to_bits() << 23)));
-    ((even + odd) * up, (even - odd) * down)
-}
-
-/// `(exp(x), exp(-x))`; |x| is cut at 87.
-#[inline(always)]
-pub fn exp_pair<I: Isa, R: Real>(x: R) -> (R, R) {
-    exp_pair_within::<I, R>(max(min(x, R::splat(EXP_LIMIT)), R::splat(-EXP_LIMIT)))
-}
-
-/// log1p(exp(x)) from x and min(exp(x), exp(-x)).
-#[inline(always)]
-pub fn softplus<I: Isa, R: Real>(x: R, smaller: R) -> R {
-    fma::<I, R>(smaller, horner::<I, R>(&LOG1P, smaller), max(x, R::splat(0.0)))
+pub fn softplus2<I: Isa, R: Real>(x: R, smaller: R) -> R {
+    fma::<I, R>(smaller, split_horner::<I, R>(&LOG1P, smaller), R::splat(LN_2) * max(x, R::splat(0.0)))
 }
 
 /// Natural logarithm of a positive normal number; smaller arguments count as 1e-37.
@@ -185,7 +225,7 @@ fn fit_gate_with(terms: usize, slope: f64, bias: f64) -> Option<Gate> {
 /// The first `TERMS` coefficients at S = `hill`.
 #[inline(always)]
 pub fn gate<I: Isa, R: Real, const TERMS: usize>(coefficients: &[f32; GATE_TERMS], hill: R) -> R {
-    horner::<I, R>(&coefficients[..TERMS], hill - R::splat(0.5))
+    split_horner::<I, R>(&coefficients[..TERMS], hill - R::splat(0.5))
 }
 
 #[cfg(test)]
@@ -201,11 +241,13 @@ mod tests {
         let error = |approximate: f32, exact: f64| (f64::from(approximate) / exact - 1.0).abs();
         assert!(worst(-86_000..86_000, 1e-3, |x| error(exp_pair::<I, f32>(x).0, f64::from(x).exp())) < 3e-7);
         assert!(worst(-86_000..86_000, 1e-3, |x| error(exp_pair::<I, f32>(x).1, (-f64::from(x)).exp())) < 3e-7);
+        assert!(worst(-125_000..125_000, 1e-3, |x| error(exp2_pair::<I, f32>(x).0, f64::from(x).exp2())) < 2e-7);
+        assert!(worst(-125_000..125_000, 1e-3, |x| error(exp2_pair::<I, f32>(x).1, (-f64::from(x)).exp2())) < 2e-7);
         let softplus_of = |x: f32| {
-            let (up, down) = exp_pair::<I, f32>(x);
-            softplus::<I, f32>(x, min(up, down))
+            let (up, down) = exp2_pair::<I, f32>(x);
+            softplus2::<I, f32>(x, min(up, down))
         };
-        assert!(worst(-30_000..30_000, 1e-3, |x| error(softplus_of(x), f64::from(x).exp().ln_1p())) < 6e-7);
+        assert!(worst(-45_000..45_000, 1e-3, |x| error(softplus_of(x), f64::from(x).exp2().ln_1p())) < 6e-7);
         assert!(
             worst(1..500_000, 1e-4, |x| {
                 // Near 1 the logarithm vanishes: the error is then measured against the distance from 1.

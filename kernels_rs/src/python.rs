@@ -1,14 +1,14 @@
 //! Python's view: arrays in, arrays out. Whatever does not fit is a `ValueError` (or `TypeError` for a wrong dtype).
 
 use numpy::{
-    IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyReadonlyArray4,
-    PyUntypedArrayMethods,
+    IntoPyArray, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyReadonlyArray4,
+    PyReadwriteArray, PyUntypedArrayMethods,
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::fatigue::problem::{Inputs, Kinetics, Release, Rule, Shape, KINETICS};
-use crate::fatigue::run::{self, Cotangents};
+use crate::fatigue::run::{self, Cotangents, Gradients, Outputs};
 use crate::isa::Level;
 use crate::peak;
 
@@ -16,8 +16,7 @@ mod fast_weights;
 mod scan;
 
 type Array<'py, const N: usize> = Bound<'py, numpy::PyArray<f32, numpy::ndarray::Dim<[usize; N]>>>;
-type Forward<'py> = (Array<'py, 4>, Array<'py, 3>, Array<'py, 3>, Array<'py, 3>, Bound<'py, PyArray1<f32>>);
-type Backward<'py> = (Array<'py, 4>, Array<'py, 4>, Array<'py, 4>, Array<'py, 2>, Array<'py, 3>, Array<'py, 3>);
+type Writable<'py, const N: usize> = PyReadwriteArray<'py, f32, numpy::ndarray::Dim<[usize; N]>>;
 
 fn invalid(message: impl Into<String>) -> PyErr {
     PyValueError::new_err(message.into())
@@ -29,6 +28,20 @@ macro_rules! slice {
     };
 }
 use slice;
+
+/// The array to be written into; one that is read-only, or also an input, is a `ValueError`.
+fn writable<'py, const N: usize>(array: &Array<'py, N>, name: &str) -> PyResult<Writable<'py, N>>
+where
+    numpy::ndarray::Dim<[usize; N]>: numpy::ndarray::Dimension,
+{
+    array.try_readwrite().map_err(|error| invalid(format!("{name} cannot be written: {error}")))
+}
+
+macro_rules! slice_mut {
+    ($array:expr, $name:literal) => {
+        $array.as_slice_mut().map_err(|_| invalid(concat!($name, " must be contiguous in row-major order")))
+    };
+}
 
 /// A number of things. What is negative or too large is a `ValueError`, not Python's `OverflowError`.
 #[derive(Clone, Copy)]
@@ -141,22 +154,54 @@ where
     values.into_pyarray(py).reshape(shape)
 }
 
-/// Forward pass: `(out, calcium, pool, total, boundaries)`; the last is empty unless `keep`.
-#[pyfunction]
-fn fatigue_attention<'py>(py: Python<'py>, call: Call<'py>, keep: bool, threads: Count) -> PyResult<Forward<'py>> {
-    let inputs = call.inputs()?;
-    let s = inputs.shape;
-    let x = py.detach(|| run::forward(&inputs, keep, threads.0, Level::best())).map_err(invalid)?;
-    Ok((
-        shaped(py, x.out, [s.batch, s.heads, s.tq, s.dim])?,
-        shaped(py, x.calcium, [s.batch, s.heads, s.tk])?,
-        shaped(py, x.pool, [s.batch, s.heads, s.tk])?,
-        shaped(py, x.total, [s.batch, s.heads, s.tq])?,
-        x.boundaries.into_pyarray(py),
-    ))
+/// Room for the results of the forward pass; what it holds is overwritten.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Room<'py> {
+    out: Array<'py, 4>,
+    calcium: Array<'py, 3>,
+    pool: Array<'py, 3>,
+    total: Array<'py, 3>,
+    boundaries: Array<'py, 1>,
 }
 
-/// Backward pass: gradients of `(q, k, v, kinetics, calcium, pool)`; that of the kinetics is zero unless `learn`.
+/// Room for the gradients.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct GradientRoom<'py> {
+    q: Array<'py, 4>,
+    k: Array<'py, 4>,
+    v: Array<'py, 4>,
+    kinetics: Array<'py, 2>,
+    calcium: Array<'py, 3>,
+    pool: Array<'py, 3>,
+}
+
+/// Forward pass into `room`; its `boundaries` stay as they are unless `keep`.
+#[pyfunction]
+fn fatigue_attention<'py>(
+    py: Python<'py>,
+    call: Call<'py>,
+    room: Room<'py>,
+    keep: bool,
+    threads: Count,
+) -> PyResult<()> {
+    let inputs = call.inputs()?;
+    let mut out = writable(&room.out, "out")?;
+    let (mut calcium, mut pool) = (writable(&room.calcium, "calcium")?, writable(&room.pool, "pool")?);
+    let (mut total, mut boundaries) = (writable(&room.total, "total")?, writable(&room.boundaries, "boundaries")?);
+    let x = Outputs {
+        out: slice_mut!(out, "out")?,
+        calcium: slice_mut!(calcium, "calcium")?,
+        pool: slice_mut!(pool, "pool")?,
+        total: slice_mut!(total, "total")?,
+        boundaries: slice_mut!(boundaries, "boundaries")?,
+    };
+    py.detach(|| run::forward_into(&inputs, keep, x, threads.0, Level::best())).map_err(invalid)
+}
+
+/// Backward pass: gradients of `(q, k, v, kinetics, calcium, pool)` into `room`; that of the kinetics is zero unless
+/// `learn`.
 #[pyfunction]
 #[allow(clippy::too_many_arguments)]
 fn fatigue_attention_backward<'py>(
@@ -168,26 +213,29 @@ fn fatigue_attention_backward<'py>(
     grad_out: PyReadonlyArray4<'py, f32>,
     grad_calcium: PyReadonlyArray3<'py, f32>,
     grad_pool: PyReadonlyArray3<'py, f32>,
+    room: GradientRoom<'py>,
     learn: bool,
     threads: Count,
-) -> PyResult<Backward<'py>> {
+) -> PyResult<()> {
     let inputs = call.inputs()?;
-    let s = inputs.shape;
     let saved = (slice!(out, "out")?, slice!(total, "total")?, slice!(boundaries, "boundaries")?);
     let bars = Cotangents {
         out: slice!(grad_out, "grad_out")?,
         calcium: slice!(grad_calcium, "grad_calcium")?,
         pool: slice!(grad_pool, "grad_pool")?,
     };
-    let x = py.detach(|| run::backward(&inputs, saved, &bars, learn, threads.0, Level::best())).map_err(invalid)?;
-    Ok((
-        shaped(py, x.q, [s.batch, s.heads, s.tq, s.dim])?,
-        shaped(py, x.k, [s.batch, s.kv_heads, s.tk, s.dim])?,
-        shaped(py, x.v, [s.batch, s.kv_heads, s.tk, s.dim])?,
-        shaped(py, x.kinetics, [KINETICS.len(), s.heads])?,
-        shaped(py, x.calcium, [s.batch, s.heads, s.tk])?,
-        shaped(py, x.pool, [s.batch, s.heads, s.tk])?,
-    ))
+    let (mut q, mut kinetics) = (writable(&room.q, "q_grad")?, writable(&room.kinetics, "kinetics_grad")?);
+    let (mut k, mut v) = (writable(&room.k, "k_grad")?, writable(&room.v, "v_grad")?);
+    let (mut calcium, mut pool) = (writable(&room.calcium, "calcium_grad")?, writable(&room.pool, "pool_grad")?);
+    let x = Gradients {
+        q: slice_mut!(q, "q_grad")?,
+        k: slice_mut!(k, "k_grad")?,
+        v: slice_mut!(v, "v_grad")?,
+        kinetics: slice_mut!(kinetics, "kinetics_grad")?,
+        calcium: slice_mut!(calcium, "calcium_grad")?,
+        pool: slice_mut!(pool, "pool_grad")?,
+    };
+    py.detach(|| run::backward_into(&inputs, saved, &bars, learn, x, threads.0, Level::best())).map_err(invalid)
 }
 
 /// The instruction set that the kernels use on this machine.

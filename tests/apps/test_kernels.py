@@ -37,6 +37,13 @@ def test_reasons_and_the_automatic_choice_are_shown(toy_op: str, capsys: pytest.
     assert "does not run on cuda" in row_of(toy_op, capsys.readouterr().out)
 
 
+def test_what_runs_by_name_alone_says_so(toy_op: str, capsys: pytest.CaptureFixture[str]) -> None:
+    backends.register_backend(toy_op, "rust", devices=("cpu",), by_name=lambda device: "untimed")
+    main(["kernels", "device=cpu"])
+    row = row_of(toy_op, capsys.readouterr().out)
+    assert "untimed" in row and row.rstrip(" │┃").endswith("torch")
+
+
 def test_auto_prefers_the_specialised_backend(toy_op: str) -> None:
     assert automatic(toy_op, "cpu") == "torch"
     backends.register_backend(toy_op, "rust", devices=("cpu",))

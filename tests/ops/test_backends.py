@@ -40,6 +40,18 @@ def test_explicit_choice_is_met_or_refused():
         backends.select("scan", "cpu", refused={"rust": "float64"})
 
 
+def test_what_runs_by_name_alone_is_passed_over_with_its_reason():
+    backends.register_backend("scan", "triton", devices=("cuda",), by_name=lambda device: f"untimed on {device}")
+    assert backends.select("scan", "cuda") == "torch"
+    (choice,) = backends.report()
+    assert choice.refused["triton"] == "untimed on cuda"
+    assert backends.select("scan", "cuda", "triton") == "triton"
+    backends.configure("auto", scan="triton")
+    assert backends.select("scan", "cuda") == "triton"
+    with pytest.raises(KernelError, match="'triton': float64"):
+        backends.select("scan", "cuda", refused={"triton": "float64"})
+
+
 def test_global_choice_binds_the_ops_that_have_it():
     backends.configure("rust")
     assert backends.select("scan", "cpu") == "rust"

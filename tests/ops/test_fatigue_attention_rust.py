@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -191,6 +192,13 @@ def call_of(case: dict[str, Tensor]) -> dict[str, Any]:
     return {**arrays, "kinetics": kinetics.numpy(), "calcium": state, "pool": state, **rest}
 
 
+def room_for(call: dict[str, Any]) -> dict[str, Any]:
+    """What the forward pass without `keep` writes into."""
+    empty = {name: np.empty_like(call[name]) for name in ("calcium", "pool")}
+    return {**empty, "out": np.empty_like(call["q"]), "total": np.empty_like(call["q"][..., 0]), "boundaries": NONE}
+
+
+NONE = np.empty(0, "float32")
 BAD = {
     "k of another width": {"k": torch.ones(1, 1, 6, 7).numpy()},
     "v shorter": {"v": torch.ones(1, 1, 5, 8).numpy()},
@@ -217,9 +225,29 @@ BAD = {
 def test_bad_inputs_are_value_errors(change: dict[str, Any]) -> None:
     kernels = pytest.importorskip(rust.WHEEL)
     call = call_of(make_case(1, 2, 1, 6, 0, 8))
-    kernels.fatigue_attention(call, False, 1)
+    room = room_for(call)
+    kernels.fatigue_attention(call, room, False, 1)
     with pytest.raises(ValueError, match=r"\w"):
-        kernels.fatigue_attention(call | change, False, 1)
+        kernels.fatigue_attention(call | change, room, False, 1)
+
+
+def test_bad_room_is_a_value_error() -> None:
+    kernels = pytest.importorskip(rust.WHEEL)
+    call = call_of(make_case(1, 2, 1, 6, 0, 8))
+    room = room_for(call)
+    sealed = np.empty_like(room["out"])
+    sealed.flags.writeable = False
+    for name, bad, words in (
+        ("out", call["q"], "out cannot be written"),
+        ("pool", call["pool"], "pool cannot be written"),
+        ("pool", room["calcium"], "pool cannot be written"),
+        ("out", sealed, "out cannot be written"),
+        ("out", np.empty((1, 2, 8, 6), "float32").swapaxes(2, 3), "out must be contiguous"),
+        ("total", np.empty((1, 2, 5), "float32"), "total has 10 elements, but 12 are needed"),
+        ("boundaries", np.empty(3, "float32"), "boundaries has 3 elements, but 0 are needed"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            kernels.fatigue_attention(call, room | {name: bad}, False, 1)
 
 
 def test_wrong_dtypes_and_missing_arguments_are_exceptions() -> None:
@@ -227,10 +255,14 @@ def test_wrong_dtypes_and_missing_arguments_are_exceptions() -> None:
     call = call_of(make_case(1, 2, 1, 6, 0, 8))
     for bad in (call | {"q": call["q"].astype("float64")}, call | {"window": -1}, call | {"k": None}, {}):
         with pytest.raises((TypeError, ValueError, KeyError, OverflowError)):
-            kernels.fatigue_attention(bad, False, 1)
+            kernels.fatigue_attention(bad, room_for(call), False, 1)
+    with pytest.raises(KeyError):
+        kernels.fatigue_attention(call, {}, False, 1)
     wrong = call["calcium"]
     with pytest.raises(ValueError, match="boundaries"):
-        kernels.fatigue_attention_backward(call, call["q"], wrong, wrong.ravel()[:3], call["q"], wrong, wrong, True, 1)
+        saved = (call["q"], wrong, wrong.ravel()[:3], call["q"], wrong, wrong)
+        room = {name: np.empty_like(call[name]) for name in ("q", "k", "v", "kinetics", "calcium", "pool")}
+        kernels.fatigue_attention_backward(call, *saved, room, True, 1)
 
 
 def test_compiles_into_one_graph() -> None:

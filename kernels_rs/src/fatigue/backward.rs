@@ -1,13 +1,15 @@
 //! The backward pass of one head: groups of query blocks in reverse order, inside the blocks of keys, inside the group's
 //! blocks in reverse order, each replayed from its stored state.
 
+use std::f32::consts::LN_2;
+
 use crate::fatigue::forward::{decays, load_state, pad_state};
 use crate::fatigue::mask::Kind;
 use crate::fatigue::problem::{HeadInputs, Kinetics, Rule};
-use crate::fatigue::scores::{load_block, pad_rows, Products};
+use crate::fatigue::scores::{add_along_keys, add_along_queries, load_block, pad_rows, Products};
 use crate::fatigue::synapse::{replay, retreat, Query, Record, Sums, EXACT, OFF};
 use crate::fatigue::{blocks_per_group, new_tile, Row, KEYS, QUERIES};
-use crate::gemm::{dot, Matrices};
+use crate::gemm::dot;
 use crate::isa::{Isa, Job};
 use crate::math::{FEW_GATE_TERMS, GATE_TERMS};
 
@@ -80,7 +82,7 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize, const LEARN: bool>(job: Back
         let blocks = group.min(shape.blocks() - first);
         for b in 0..blocks {
             let (start, rows) = shape.block(first + b);
-            load_block(q, dim, padded, start, rows, shape.scale(), &mut queries[b * size..][..size]);
+            load_block(q, dim, padded, start, rows, shape.scale_to_base_2(), &mut queries[b * size..][..size]);
             load_block(job.out_bar, dim, padded, start, rows, 1.0, &mut outs_bar[b * size..][..size]);
             for (r, terms) in row_terms[b * QUERIES..].iter_mut().enumerate().take(rows) {
                 let t = start + r;
@@ -114,7 +116,8 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize, const LEARN: bool>(job: Back
                     continue;
                 }
                 let before = calcium;
-                scores.tile::<I>(queries, padded, rows, key, &mut logits);
+                let corner = kind == Kind::Partial && visibility.has_corner(start, rows, key);
+                scores.tile::<I>(queries, padded, rows, corner, key, &mut logits);
                 for r in 0..rows {
                     let (row, seen) = (&logits[r], &mask[r]);
                     if kind == Kind::Full {
@@ -139,7 +142,7 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize, const LEARN: bool>(job: Back
                         );
                     }
                 }
-                slopes.tile::<I>(outs_bar, padded, rows, key, &mut logits);
+                slopes.tile::<I>(outs_bar, padded, rows, corner, key, &mut logits);
                 let mut sums = Sums::zero();
                 for r in (0..rows).rev() {
                     let before = if r == 0 { before } else { record.calcium[r - 1] };
@@ -177,22 +180,10 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize, const LEARN: bool>(job: Back
                 if LEARN {
                     totals.add(&sums, KEYS.min(tk - key));
                 }
-                let product =
-                    |a, b, c| Matrices { m: KEYS, n: padded, k: rows, a, lda: KEYS, b, ldb: padded, c, ldc: padded };
                 let span = key * padded..(key + KEYS) * padded;
-                I::gemm::<true, true>(product(weights.as_flattened(), outs_bar, &mut values_bar.rows()[span.clone()]));
-                I::gemm::<true, true>(product(logits.as_flattened(), queries, &mut keys_bar.rows()[span]));
-                I::gemm::<false, true>(Matrices {
-                    m: rows.div_ceil(8) * 8,
-                    n: padded,
-                    k: KEYS,
-                    a: logits.as_flattened(),
-                    lda: KEYS,
-                    b: &keys[key * padded..],
-                    ldb: padded,
-                    c: queries_bar,
-                    ldc: padded,
-                });
+                add_along_queries::<I>(&weights, rows, corner, outs_bar, padded, &mut values_bar.rows()[span.clone()]);
+                add_along_queries::<I>(&logits, rows, corner, queries, padded, &mut keys_bar.rows()[span]);
+                add_along_keys::<I>(&logits, rows, corner, &keys[key * padded..], padded, queries_bar);
             }
             if !reached {
                 break;
@@ -204,9 +195,9 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize, const LEARN: bool>(job: Back
             store_rows(&queries_bar[b * size..][..size], padded, dim, shape.scale(), to);
         }
     }
-    // The queries were scaled, so the gradient of the keys is already in the keys' own units.
-    keys_bar.finish(dim, padded);
-    values_bar.finish(dim, padded);
+    // The queries were scaled, so the gradient of the keys is in the keys' own units, but for the base of the logits.
+    keys_bar.finish(dim, padded, LN_2);
+    values_bar.finish(dim, padded, 1.0);
     job.calcium_grad.copy_from_slice(&calcium_bar.as_flattened()[..tk]);
     job.pool_grad.copy_from_slice(&pool_bar.as_flattened()[..tk]);
     *job.kinetics_grad = totals.gradients(kinetics);
@@ -227,9 +218,11 @@ impl<'a> Padded<'a> {
     fn rows(&mut self) -> &mut [f32] {
         self.copy.as_mut().map_or(&mut *self.result, |copy| &mut copy[..])
     }
-    fn finish(self, dim: usize, padded: usize) {
-        if let Some(copy) = self.copy {
-            store_rows(&copy, padded, dim, 1.0, self.result);
+    fn finish(self, dim: usize, padded: usize, scale: f32) {
+        match self.copy {
+            Some(copy) => store_rows(&copy, padded, dim, scale, self.result),
+            None if scale == 1.0 => (),
+            None => self.result.iter_mut().for_each(|x| *x *= scale),
         }
     }
 }

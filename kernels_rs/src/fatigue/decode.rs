@@ -49,7 +49,7 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize>(mut heads: Vec<Forward<'_>>)
     let mut queries = vec![0f32; rows * dim];
     for (head, scaled) in heads.iter().zip(queries.chunks_exact_mut(tq * dim)) {
         for (y, x) in scaled.iter_mut().zip(head.inputs.q) {
-            *y = x * shape.scale();
+            *y = x * shape.scale_to_base_2();
         }
     }
     let mut sums = vec![0f32; rows * dim];

@@ -3,10 +3,10 @@
 
 use crate::fatigue::mask::Kind;
 use crate::fatigue::problem::{HeadInputs, Kinetics, Rule};
-use crate::fatigue::scores::{beyond_limit, load_block, may_exceed_limit, pad_rows, Products};
+use crate::fatigue::scores::{add_along_keys, beyond_limit, load_block, may_exceed_limit, pad_rows, Products};
 use crate::fatigue::synapse::{advance, EXACT, OFF};
 use crate::fatigue::{blocks_per_group, new_tile, Row, KEYS, QUERIES};
-use crate::gemm::{fold_lanes, Matrices};
+use crate::gemm::fold_lanes;
 use crate::isa::{Isa, Job};
 use crate::math::{FEW_GATE_TERMS, GATE_TERMS};
 
@@ -65,7 +65,7 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize>(job: Forward<'_>) {
         let blocks = group.min(shape.blocks() - first);
         for (b, block) in queries.chunks_exact_mut(QUERIES * padded).enumerate().take(blocks) {
             let (start, rows) = shape.block(first + b);
-            load_block(q, dim, padded, start, rows, shape.scale(), block);
+            load_block(q, dim, padded, start, rows, shape.scale_to_base_2(), block);
         }
         sums.fill(0.0);
         totals.fill([0.0; 16]);
@@ -91,7 +91,8 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize>(job: Forward<'_>) {
                     continue;
                 }
                 let span = b * QUERIES * padded..(b + 1) * QUERIES * padded;
-                products.tile::<I>(&queries[span.clone()], padded, rows, key, &mut tile);
+                let corner = kind == Kind::Partial && visibility.has_corner(start, rows, key);
+                products.tile::<I>(&queries[span.clone()], padded, rows, corner, key, &mut tile);
                 if check {
                     let seen = (kind == Kind::Partial).then_some(&mask[..]);
                     if let Some(logit) = beyond_limit(&tile, seen, rows) {
@@ -108,17 +109,8 @@ fn run<I: Isa, const MIN: bool, const TERMS: usize>(job: Forward<'_>) {
                         advance::<I, MIN, TERMS, true>(row, &mask[r], calcium, pool, total, kinetics);
                     }
                 }
-                I::gemm::<false, true>(Matrices {
-                    m: rows.div_ceil(8) * 8,
-                    n: padded,
-                    k: KEYS,
-                    a: tile.as_flattened(),
-                    lda: KEYS,
-                    b: &values[key * padded..],
-                    ldb: padded,
-                    c: &mut sums[span],
-                    ldc: padded,
-                });
+                let values = &values[key * padded..];
+                add_along_keys::<I>(&tile, rows, corner, values, padded, &mut sums[span]);
             }
             if !reached {
                 break;

@@ -1,6 +1,6 @@
 //! Which keys a query sees: not later ones, not beyond the window, only those of its own segment.
 
-use crate::fatigue::{Row, KEYS};
+use crate::fatigue::{Row, HALF_KEYS, HALF_QUERIES, KEYS};
 
 pub struct Visibility<'a> {
     /// Query i stands at position `offset + i`.
@@ -31,6 +31,11 @@ impl Visibility<'_> {
         (self.window.map_or(0, |w| (position + 1).saturating_sub(w)), position + 1)
     }
 
+    /// Whether the first half of a tile's queries sees none of the second half of its keys, as on the diagonal.
+    pub fn has_corner(&self, start: usize, rows: usize, key: usize) -> bool {
+        rows > HALF_QUERIES && self.range(start + HALF_QUERIES - 1).1 <= key + HALF_KEYS
+    }
+
     /// The kind of the tile of queries `start..start + rows` and keys `key..key + KEYS`; where it is `Partial`, `seen`
     /// gets 1 at visible pairs and 0 elsewhere.
     pub fn tile(&self, start: usize, rows: usize, key: usize, seen: &mut [Row]) -> Kind {
@@ -54,12 +59,21 @@ impl Visibility<'_> {
         let mut any = false;
         for (r, row) in seen.iter_mut().enumerate().take(rows) {
             let (low, end) = self.range(start + r);
-            for (j, cell) in row.iter_mut().enumerate() {
-                let position = key + j;
-                let near = position >= low && position < end.min(end_key);
-                let same = near && self.segments.is_none_or(|(q, k)| q[start + r] == k[position]);
-                *cell = f32::from(u8::from(same));
-                any |= same;
+            let first = low.saturating_sub(key).min(KEYS);
+            let last = end.min(end_key).saturating_sub(key).clamp(first, KEYS);
+            row.fill(0.0);
+            match self.segments {
+                None => {
+                    row[first..last].fill(1.0);
+                    any |= first < last;
+                }
+                Some((q, k)) => {
+                    for (cell, segment) in row[first..last].iter_mut().zip(&k[(key + first).min(self.keys)..]) {
+                        let same = q[start + r] == *segment;
+                        *cell = f32::from(u8::from(same));
+                        any |= same;
+                    }
+                }
             }
         }
         if any {
@@ -75,6 +89,13 @@ mod tests {
     use super::*;
     use crate::fatigue::Tile;
     use crate::fatigue::QUERIES;
+
+    #[test]
+    fn the_diagonal_has_corners() {
+        let aligned = Visibility { offset: 64, keys: 256, window: None, segments: None };
+        assert!(aligned.has_corner(64, 64, 128) && aligned.has_corner(0, 40, 64));
+        assert!(!aligned.has_corner(64, 64, 64) && !aligned.has_corner(64, HALF_QUERIES, 128));
+    }
 
     #[test]
     fn tiles_agree_with_the_definition() {
@@ -102,6 +123,8 @@ mod tests {
                                 };
                                 assert_eq!(found, expected, "{window:?} {start} {key} {r} {j}");
                                 assert!(kind != Kind::Future || p > t);
+                                let corner = v.has_corner(start, rows, key) && r < HALF_QUERIES && j >= HALF_KEYS;
+                                assert!(!corner || kind == Kind::Future || !found);
                             }
                         }
                     }

@@ -24,6 +24,9 @@ mod tests;
 pub const QUERIES: usize = 64;
 /// Keys in a tile.
 pub const KEYS: usize = 64;
+/// Half a tile: on the diagonal the first queries see none of the last keys, and no product is made of these.
+pub const HALF_QUERIES: usize = QUERIES / 2;
+pub const HALF_KEYS: usize = KEYS / 2;
 /// With so few queries (decoding) nothing is packed: scores and sums run over rows of K and V as they lie.
 pub const FEW_QUERIES: usize = 4;
 

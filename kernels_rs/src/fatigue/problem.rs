@@ -1,11 +1,12 @@
 //! The validated description of one call.
 
+use std::f64::consts::{LN_2, LOG2_E};
 use std::ops::Range;
 
 use crate::fatigue::mask::Visibility;
 use crate::fatigue::synapse::{EXACT, OFF};
 use crate::fatigue::QUERIES;
-use crate::math::{fit_gate, Gate, FEW_GATE_TERMS, GATE_TERMS};
+use crate::math::{fit_gate, Gate, FEW_GATE_TERMS, GATE_TERMS, LOG1P};
 
 /// Logits beyond this are refused: they are exponentiated without subtracting a maximum.
 pub const LOGIT_LIMIT: f32 = 40.0;
@@ -66,8 +67,13 @@ impl Shape {
     pub fn padded_dim(&self) -> usize {
         self.dim.div_ceil(16) * 16
     }
+    /// From q.k to a logit.
     pub fn scale(&self) -> f32 {
         (1.0 / (self.dim as f64).sqrt()) as f32
+    }
+    /// From q.k to a logit to the base 2, which is what the tiles hold: 2^x needs no product to reduce its argument.
+    pub fn scale_to_base_2(&self) -> f32 {
+        (LOG2_E / (self.dim as f64).sqrt()) as f32
     }
 }
 
@@ -93,6 +99,9 @@ pub const KINETICS: [&str; 10] = ["rho_c", "alpha_ca", "k_d", "s", "b", "kappa",
 pub struct Kinetics {
     pub rho_c: f32,
     pub alpha: f32,
+    /// alpha ln 2, and alpha times the polynomial of log1p(x) / x
+    pub alpha_ln_2: f32,
+    pub log1p: [f32; LOG1P.len()],
     pub k_d: f32,
     pub s: f32,
     pub b: f32,
@@ -145,9 +154,12 @@ impl Kinetics {
         let fitted = if age { Some(nothing) } else { fit_gate(f64::from(s), f64::from(b)) };
         let gate = fitted.filter(|_| lam == 1.0);
         let sigmoid = 1.0 / (1.0 + (-f64::from(b)).exp());
+        let alpha = if age { 0.0 } else { alpha };
         Ok(Kinetics {
             rho_c: if age { 1.0 } else { rho_c },
-            alpha: if age { 0.0 } else { alpha },
+            alpha,
+            alpha_ln_2: (f64::from(alpha) * LN_2) as f32,
+            log1p: LOG1P.map(|c| alpha * c),
             k_d,
             s,
             b,

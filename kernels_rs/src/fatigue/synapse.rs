@@ -5,7 +5,7 @@ use crate::fatigue::problem::Kinetics;
 use crate::fatigue::{Row, Tile, KEYS, QUERIES};
 use crate::isa::Isa;
 use crate::lanes::{fma, Four, Real};
-use crate::math::{self, exp_pair, exp_pair_within, gate, max, min, softplus};
+use crate::math::{self, exp2_pair, exp2_pair_within, exp_pair, gate, max, min, softplus2, split_horner};
 
 /// `TERMS` of a kernel: how many coefficients stand for the gate at exponent 1, or this for any gate and any exponent.
 pub const EXACT: usize = 0;
@@ -15,7 +15,9 @@ pub const OFF: usize = usize::MAX;
 /// Release at a pair, up to the pool.
 struct Spike<R> {
     e: R,
-    softplus: R,
+    /// min(E, 1 / E) and max(log2 E, 0)
+    smaller: R,
+    above: R,
     calcium: R,
     hill: R,
     gate: R,
@@ -32,16 +34,18 @@ fn spike<I: Isa, R: Real, const TERMS: usize, const MASKED: bool>(
 ) -> Spike<R> {
     let one = R::splat;
     // A visible logit has been checked against the limit; a hidden one may be anything.
-    let (up, down) = if MASKED { exp_pair::<I, R>(logit) } else { exp_pair_within::<I, R>(logit) };
-    let mut softplus = softplus::<I, R>(logit, min(up, down));
-    let mut e = up;
+    let (up, down) = if MASKED { exp2_pair::<I, R>(logit) } else { exp2_pair_within::<I, R>(logit) };
+    let (mut e, mut smaller, mut above) = (up, min(up, down), max(logit, one(0.0)));
     let mut constant = one(kin.constant);
     if MASKED {
         e = e * seen;
-        softplus = softplus * seen;
+        smaller = smaller * seen;
+        above = above * seen;
         constant = constant * seen;
     }
-    let calcium = fma::<I, R>(one(kin.rho_c), calcium, one(kin.alpha) * softplus);
+    // alpha log1p(E) = alpha (ln E where E > 1) + alpha log1p(min(E, 1/E)), added to what is left in two steps.
+    let left = fma::<I, R>(one(kin.rho_c), calcium, one(kin.alpha_ln_2) * above);
+    let calcium = fma::<I, R>(smaller, split_horner::<I, R>(&kin.log1p, smaller), left);
     // One reciprocal serves both saturations.
     let bound = e + one(kin.kappa);
     let sensed = calcium + one(kin.k_d);
@@ -54,16 +58,16 @@ fn spike<I: Isa, R: Real, const TERMS: usize, const MASKED: bool>(
         gate::<I, R, TERMS>(&kin.gate, calcium * hill)
     };
     let p = fma::<I, R>(gate, coupling, constant);
-    Spike { e, softplus, calcium, hill, gate, coupling, p }
+    Spike { e, smaller, above, calcium, hill, gate, coupling, p }
 }
 
 /// E alone.
 #[inline(always)]
 fn weight<I: Isa, const MASKED: bool>(logit: Four, seen: Four) -> Four {
     if MASKED {
-        exp_pair::<I, Four>(logit).0 * seen
+        exp2_pair::<I, Four>(logit).0 * seen
     } else {
-        exp_pair_within::<I, Four>(logit).0
+        exp2_pair_within::<I, Four>(logit).0
     }
 }
 
@@ -84,7 +88,7 @@ fn strength<I: Isa, R: Real, const TERMS: usize>(reach: R, kin: &Kinetics) -> R 
     }
 }
 
-/// One row of queries: logits become unnormalised weights, which `total` gathers; the state moves on.
+/// One row of queries: logits (base 2) become unnormalised weights, which `total` gathers; the state moves on.
 #[inline(always)]
 pub fn advance<I: Isa, const MIN: bool, const TERMS: usize, const MASKED: bool>(
     logits: &mut Row,
@@ -189,7 +193,7 @@ pub fn replay<I: Isa, const MIN: bool, const TERMS: usize, const MASKED: bool, c
             bend.store(&mut record.bend[t], j);
             x.hill.store(&mut record.hill[t], j);
             x.calcium.store(&mut record.calcium[t], j);
-            x.softplus.store(&mut record.softplus[t], j);
+            softplus2::<I, Four>(x.above, x.smaller).store(&mut record.softplus[t], j);
         }
         x.calcium.store(calcium, j);
         after.store(pool, j);

@@ -164,7 +164,7 @@ impl Problem {
         [noise(11, self.q.len()), noise(12, self.calcium.len()), noise(13, self.pool.len())]
     }
 
-    pub(super) fn run(&self, threads: usize, level: Level) -> (Outputs, Gradients) {
+    pub(super) fn run(&self, threads: usize, level: Level) -> (Outputs<Vec<f32>>, Gradients<Vec<f32>>) {
         let bars = self.bars().map(|x| x.iter().map(|&y| y as f32).collect::<Vec<f32>>());
         self.with_inputs(|inputs| {
             let x = forward(&inputs, true, threads, level).unwrap();

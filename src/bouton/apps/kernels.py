@@ -53,7 +53,7 @@ def table(device: str) -> Table:
         grid.add_column(name, overflow="fold")
     grid.add_column("auto takes", style="bold", no_wrap=True)
     for op in backends.ops():
-        reasons = backends.refusals(op, device)
+        reasons = {**backends.passed_over(op, device), **backends.refusals(op, device)}
         cells = [f"[dim]{escape(reasons[name])}[/]" if name in reasons else "available" for name in backends.BACKENDS]
         grid.add_row(op, *cells, automatic(op, device))
     return grid
@@ -61,7 +61,7 @@ def table(device: str) -> Table:
 
 def automatic(op: str, device: str) -> str:
     """The backend that ``auto`` takes on this machine, if the call itself has nothing against it."""
-    reasons = backends.refusals(op, device)
+    reasons = {**backends.passed_over(op, device), **backends.refusals(op, device)}
     order = backends.PREFERENCE.get(device, ("torch",))
     return next((name for name in order if name not in reasons), "none")
 

@@ -31,6 +31,7 @@ class Backend:
     name: str
     devices: tuple[str, ...]
     why_not: Callable[[], str | None]  # None: usable on this machine; else the reason it is not
+    by_name: Callable[[str], str] | None = None  # device -> why `auto` passes over it; None: it does not
 
 
 @dataclass
@@ -55,11 +56,16 @@ def register_backend(
     *,
     devices: tuple[str, ...] = ("cpu", "cuda", "mps"),
     why_not: Callable[[], str | None] = lambda: None,
+    by_name: Callable[[str], str] | None = None,
 ) -> None:
-    """Declare that ``op`` can be executed by backend ``name`` on ``devices`` unless ``why_not()`` gives a reason."""
+    """Declare that ``op`` can be executed by backend ``name`` on ``devices`` unless ``why_not()`` gives a reason.
+
+    Args:
+        by_name: for a backend that runs only if it is asked for by name: device -> the reason.
+    """
     if name not in BACKENDS:
         raise KernelError(f"backend '{name}' of op '{op}' is unknown; {suggest(name, BACKENDS)}")
-    _backends.setdefault(op, {})[name] = Backend(op, name, devices, why_not)
+    _backends.setdefault(op, {})[name] = Backend(op, name, devices, why_not, by_name)
 
 
 def configure(backend: str = "auto", **per_op: str) -> None:
@@ -97,6 +103,12 @@ def refusals(op: str, device: str, extra: Mapping[str, str] | None = None) -> di
     return reasons
 
 
+def passed_over(op: str, device: str) -> dict[str, str]:
+    """Backend name -> why ``auto`` does not take it on ``device``, though it could run."""
+    found = _backends.get(op, {}).values()
+    return {backend.name: backend.by_name(device) for backend in found if backend.by_name is not None}
+
+
 def select(op: str, device: torch.device | str, backend: str = "auto", refused: Mapping[str, str] | None = None) -> str:
     """The backend that executes this call of ``op``.
 
@@ -120,6 +132,7 @@ def select(op: str, device: torch.device | str, backend: str = "auto", refused: 
         if asked in reasons:
             raise KernelError(f"kernels: op '{op}' cannot run on backend '{asked}': {reasons[asked]}")
         return _remember(op, kind, asked, reasons)
+    reasons = {**passed_over(op, kind), **reasons}
     chosen = next((name for name in PREFERENCE.get(kind, ("torch",)) if name not in reasons), None)
     if chosen is None:
         raise KernelError(f"kernels: op '{op}' has no backend on {kind}: {reasons}")

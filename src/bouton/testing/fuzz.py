@@ -428,7 +428,18 @@ def _raw_fatigue_call(rng: Random) -> dict[str, Any]:
 
 
 def _raw_fatigue(rng: Random) -> Call:
-    arguments = {"call": _raw_fatigue_call(rng), "keep": rng.random() < 0.5, "threads": rng.randint(0, 3)}
+    call, keep = _raw_fatigue_call(rng), rng.random() < 0.5
+    (batch, heads, tq, _), tk = call["q"].shape, call["k"].shape[2]
+    stored = stored_numbers(tq, tk) if keep and call["release"] != "off" else 0
+    room = {
+        "out": call["q"] if rng.random() < 0.1 else np.empty_like(call["q"]),  # an input cannot be an output
+        "calcium": np.empty((batch, heads, tk), "float32"),
+        "pool": np.empty((batch, heads, tk), "float32"),
+        "total": np.empty((batch, heads, tq), "float32"),
+        "boundaries": np.empty(batch * heads * stored, "float32"),
+    }
+    room["total"].flags.writeable = rng.random() < 0.9
+    arguments = {"call": call, "room": room, "keep": keep, "threads": rng.randint(0, 3)}
     return _raw("fatigue_attention", arguments, None)
 
 
@@ -445,6 +456,10 @@ def _raw_fatigue_backward(rng: Random) -> Call:
         "grad_out": np.ones_like(call["q"]),
         "grad_calcium": np.ones((batch, heads, tk), "float32"),
         "grad_pool": np.ones((batch, heads, tk), "float32"),
+        "room": {
+            **{name: np.empty_like(call[name]) for name in ("q", "k", "v", "kinetics")},
+            **{name: np.empty((batch, heads, tk), "float32") for name in ("calcium", "pool")},
+        },
         "learn": rng.random() < 0.5,
         "threads": rng.randint(0, 3),
     }

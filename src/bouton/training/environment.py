@@ -14,7 +14,18 @@ import torch
 
 from bouton.mechanisms import registry
 
-LIBRARIES = ("bouton", "torch", "lightning", "hydra-core", "omegaconf", "numpy", "tokenizers", "torchmetrics", "triton")
+LIBRARIES = (
+    "bouton",
+    "torch",
+    "lightning",
+    "hydra-core",
+    "omegaconf",
+    "numpy",
+    "tokenizers",
+    "torchmetrics",
+    "triton",
+    "fla-core",
+)
 
 
 def environment(seed: int, world_size: int) -> dict[str, Any]:

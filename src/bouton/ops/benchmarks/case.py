@@ -79,12 +79,16 @@ class Case:
     passes: tuple[str, ...] = PASSES
 
 
-def of_backends(op: str, run: Callable[[str], Run]) -> tuple[Execution, ...]:
-    """One execution for every backend written for ``op``; those refused on a device say why."""
+def of_backends(op: str, run: Callable[[str], Run], refused: Mapping[str, str] | None = None) -> tuple[Execution, ...]:
+    """One execution for every backend written for ``op``; those refused on a device say why.
+
+    Args:
+        refused: backend -> why it cannot execute this case.
+    """
 
     def make(name: str) -> Callable[[str, torch.dtype], Run]:
         def refuse_or_run(device: str, dtype: torch.dtype) -> Run:
-            if (reason := backends.refusals(op, device).get(name)) is not None:
+            if (reason := backends.refusals(op, device, refused).get(name)) is not None:
                 raise RuntimeError(reason)
             return run(name)
 

@@ -91,6 +91,7 @@ def describe(device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "triton": _version("triton"),
+        "fla_core": _version("fla-core"),
         "bouton_kernels": _version("bouton-kernels"),
         "instruction_set": _instruction_set(),
         "git": _git(),

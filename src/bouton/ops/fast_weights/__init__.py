@@ -11,15 +11,18 @@ Sources: Ba et al. 2016 (fast weights), Oja 1982, Schlag et al. 2021 and Yang et
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 # `import torch` would be shadowed here by the submodule of that name.
-from torch import Tensor, as_tensor, float32, float64
+from torch import Tensor, as_tensor, float32, float64, is_grad_enabled
 from torch.compiler import assume_constant_result
 
 from bouton.errors import KernelError, suggest
+from bouton.ops import triton_runtime
 from bouton.ops.backends import register_backend, select
-from bouton.ops.fast_weights import rust
+from bouton.ops.fast_weights import fla, rust
+from bouton.ops.fast_weights.fla import fast_weights_fla
 from bouton.ops.fast_weights.reference import fast_weights_reference
 from bouton.ops.fast_weights.rust import fast_weights_rust
 from bouton.ops.fast_weights.torch import fast_weights_torch
@@ -30,6 +33,13 @@ OP = "fast_weights"
 RULES = ("hebb", "oja", "delta")
 register_backend(OP, "torch")
 register_backend(OP, "rust", devices=("cpu",), why_not=rust.why_not)
+register_backend(
+    OP,
+    "triton",
+    devices=triton_runtime.devices(),
+    why_not=fla.why_not,
+    by_name=partial(triton_runtime.by_name_alone, OP),
+)
 
 
 def fast_weights(
@@ -91,8 +101,10 @@ def fast_weights(
         if name not in ("fast", "slow") or part.shape != shape:
             raise KernelError(f"fast_weights: state['{name}'] {tuple(part.shape)} must be fast or slow, {shape}")
 
-    chosen = _choose(q.device.type, backend, rust.refuses(q, v))
     slow_on = not isinstance(eta_s, (int, float)) or eta_s != 0.0 or "slow" in state
+    not_fla = fla.refuses(q, v, rho_f, rule=rule, slow=slow_on)
+    learned = rule if _learns(q, k, v, eta, rho_f, *state.values()) else None
+    chosen = _choose(q.device.type, backend, rust.refuses(q, v), not_fla, learned)
 
     def fitted(name: str, value: Tensor | float, *shape: int) -> Tensor:
         given = as_tensor(value, dtype=dtype, device=q.device)
@@ -116,7 +128,10 @@ def fast_weights(
         "slow": part_of_state("slow") if slow_on else None,
         "starts": starts,
     }
-    if chosen == "rust":
+    if chosen == "triton":
+        only_fast = {name: options[name] for name in ("rho_f", "rule", "fast", "starts")}
+        (read, fast), slow = fast_weights_fla(*tensors, **only_fast), None
+    elif chosen == "rust":
         read, fast, slow = fast_weights_rust(*tensors, **options)
     else:
         read, fast, slow = fast_weights_torch(*tensors, **options, chunk=chunk)
@@ -125,6 +140,18 @@ def fast_weights(
 
 
 @assume_constant_result  # torch.compile asks once, while it traces
-def _choose(device: str, backend: str, not_rust: str | None) -> str:
-    """Name of the backend; ``not_rust`` is what speaks against rust in this call."""
-    return select(OP, device, backend, {} if not_rust is None else {"rust": not_rust})
+def _choose(device: str, backend: str, not_rust: str | None, not_fla: str | None, learned: str | None) -> str:
+    """Name of the backend; ``not_rust`` and ``not_fla`` are what speaks against them in this call.
+
+    Args:
+        learned: the rule, if gradients will be asked for.
+    """
+    if not_fla is None and learned is not None:
+        not_fla = fla.lacks_gradients(learned)
+    against = {"rust": not_rust, "triton": not_fla}
+    return select(OP, device, backend, {name: reason for name, reason in against.items() if reason is not None})
+
+
+def _learns(*values: Tensor | float) -> bool:
+    """Whether a gradient will be asked for."""
+    return is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in values)

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from torch import Tensor, cat, compiler, is_grad_enabled
 from torch.compiler import assume_constant_result
 
-from bouton.ops.backends import register_backend, requested, select
+from bouton.ops import triton_runtime
+from bouton.ops.backends import register_backend, select
 from bouton.ops.fatigue_attention import reference, rust
 from bouton.ops.fatigue_attention import torch as torch_backend
 from bouton.ops.fatigue_attention import triton as triton_backend
@@ -21,8 +23,14 @@ __all__ = ["RELEASES", "RULES", "Kinetics", "fatigue_attention"]
 OP = "fatigue_attention"
 register_backend(OP, "torch")
 register_backend(OP, "rust", devices=("cpu",), why_not=rust.why_not)
-_TRITON_DEVICES = ("cuda", "cpu") if triton_backend.interpreted() else ("cuda",)
-register_backend(OP, "triton", devices=_TRITON_DEVICES, why_not=triton_backend.why_not)
+# Equal to the definition under the interpreter, compiled for sm_90; its first run on a device is still to come.
+register_backend(
+    OP,
+    "triton",
+    devices=triton_runtime.devices(),
+    why_not=triton_runtime.why_not,
+    by_name=partial(triton_runtime.by_name_alone, OP),
+)
 
 
 def fatigue_attention(
@@ -74,8 +82,7 @@ def fatigue_attention(
     old = _old_state(q, k, state)
     if bias is not None:
         bias = bias[(None,) * (4 - bias.dim())]
-    named = "triton" in (backend, requested(OP))
-    chosen = _choose(q.device.type, backend, rust.refuses(q, bias), triton_backend.refuses(q, k, v, bias, named))
+    chosen = _choose(q.device.type, backend, rust.refuses(q, bias), triton_backend.refuses(q, k, v, bias))
     if chosen == "rust" and not compiler.is_compiling() and not _learns(q, k, v, *kinetics, *(old or ())):
         out, calcium, pool = rust.infer(
             q,

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bouton.ops.fatigue_attention.triton import DTYPES, MOST_DEPTH, Tiling, interpreted, padded, precision
+from bouton.ops.fatigue_attention.triton import DTYPES, MOST_DEPTH, Tiling, padded, precision
+from bouton.ops.triton_runtime import interpreted
 
 
 @cache

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 WHEEL = "bouton_kernels"
+_TRAINED = ("q", "k", "v", "kinetics", "calcium", "pool")
 
 
 @cache
@@ -54,6 +55,31 @@ def _kernels() -> ModuleType:
 
 def _array(x: Tensor) -> np.ndarray[Any, Any]:
     return (x.detach() if x.requires_grad else x).contiguous().numpy()
+
+
+def _room(**results: Tensor) -> dict[str, Any]:
+    """Tensors as what the kernels write into: torch's allocator keeps memory at hand, fresh pages cost time."""
+    return {name: x.numpy() for name, x in results.items()}
+
+
+def _run_forward(call: dict[str, Any], save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """out, calcium, pool, and for the backward pass the sum of n per query and the state before each block."""
+    (batch, heads, tq, depth), tk = call["q"].shape, call["k"].shape[2]
+    stored = batch * heads * stored_numbers(tq, tk) if save and call["release"] != "off" else 0
+    out, total, boundaries = torch.empty(batch, heads, tq, depth), torch.empty(batch, heads, tq), torch.empty(stored)
+    calcium, pool = (torch.empty(batch, heads, tk) for _ in range(2))
+    room = _room(out=out, calcium=calcium, pool=pool, total=total, boundaries=boundaries)
+    _kernels().fatigue_attention(call, room, save, torch.get_num_threads())
+    return out, calcium, pool, total, boundaries
+
+
+def _run_backward(call: dict[str, Any], saved: tuple[Any, ...], learned: bool) -> tuple[Tensor, ...]:
+    """Gradients of q, k, v, kinetics (10, Hq), calcium, pool."""
+    q, k, (batch, heads, *_) = call["q"].shape, call["k"].shape, call["q"].shape
+    state = batch, heads, k[2]
+    grads = dict(zip(_TRAINED, map(torch.empty, (q, k, k, call["kinetics"].shape, state, state)), strict=True))
+    _kernels().fatigue_attention_backward(call, *saved, _room(**grads), learned, torch.get_num_threads())
+    return tuple(grads.values())
 
 
 def _call(
@@ -113,10 +139,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """out, calcium, pool, and for the backward pass the sum of n per query and the state before each block."""
     call = _call(q, k, v, kinetics, calcium, pool, segments_q, segments_k, window, rule, release)
-    out, calcium, pool, total, boundaries = map(
-        torch.from_numpy, _kernels().fatigue_attention(call, save, torch.get_num_threads())
-    )
-    return out, calcium, pool, total, boundaries
+    return _run_forward(call, save)
 
 
 @_forward.register_fake
@@ -168,9 +191,8 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, kinetics (10, Hq), calcium, pool."""
     call = _call(q, k, v, kinetics, calcium, pool, segments_q, segments_k, window, rule, release)
-    saved = (_array(x) for x in (out, total, boundaries, out_bar, calcium_bar, pool_bar))
-    grads = _kernels().fatigue_attention_backward(call, *saved, learned, torch.get_num_threads())
-    q_bar, k_bar, v_bar, kinetics_bar, calcium_bar, pool_bar = map(torch.from_numpy, grads)
+    saved = tuple(_array(x) for x in (out, total, boundaries, out_bar, calcium_bar, pool_bar))
+    q_bar, k_bar, v_bar, kinetics_bar, calcium_bar, pool_bar = _run_backward(call, saved, learned)
     return q_bar, k_bar, v_bar, kinetics_bar, calcium_bar, pool_bar
 
 
@@ -279,7 +301,7 @@ def infer(
     calcium, pool = old[0].float(), old[1].float()
     parts = (q.float(), k.float(), v.float(), stacked, calcium, pool)
     call = _call(*parts, segments_q, segments_k, window or 0, rule, release, old_state=True)
-    out, calcium, pool, *_ = map(torch.from_numpy, _kernels().fatigue_attention(call, False, torch.get_num_threads()))
+    out, calcium, pool, *_ = _run_forward(call, save=False)
     return out.to(q.dtype), calcium, pool
 
 
@@ -290,16 +312,16 @@ class _Plain(torch.autograd.Function):
         none = q.new_zeros(batch, heads, k.shape[2] - tq)
         kinetics = q.new_zeros(len(Kinetics._fields), heads)
         call = _call(q, k, v, kinetics, none, none, None, None, 0, "min", "off", old_state=True)
-        out, calcium, pool, total, stored = _kernels().fatigue_attention(call, True, torch.get_num_threads())
-        ctx.call, ctx.saved = call, (out, total, stored, calcium, pool)
-        return torch.from_numpy(out)
+        out, calcium, pool, total, stored = _run_forward(call, save=True)
+        # Without synapses nothing is stored, and the gradients of the state are not looked at: the state will do.
+        ctx.call, ctx.saved = call, tuple(x.numpy() for x in (out, total, stored, calcium, pool))
+        return out
 
     @staticmethod
     def backward(ctx: Any, *bars: Tensor) -> tuple[Tensor, ...]:
         out, total, stored, calcium, pool = ctx.saved
         saved = (out, total, stored, _array(bars[0]), calcium, pool)
-        grads = _kernels().fatigue_attention_backward(ctx.call, *saved, False, torch.get_num_threads())
-        return tuple(map(torch.from_numpy, grads[:3]))
+        return _run_backward(ctx.call, saved, learned=False)[:3]
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -4,16 +4,13 @@ Inputs in float32 or bfloat16; state, scores and sums in float32. Two passes for
 (:mod:`.triton_forward`, :mod:`.triton_backward`), and the recurrence itself for a few queries (:mod:`.triton_decode`).
 Nothing here waits for the device. Both passes are opaque operators of ``torch.library``, as in :mod:`.torch`.
 
-The kernels are imported at their first use: whether Triton compiles or interprets them is settled then. With
-``TRITON_INTERPRET=1`` in the environment they can be asked for by name on a CPU, for tests.
+The kernels are imported at their first use: whether Triton compiles or interprets them is settled then.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
-import os
 from functools import cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -22,42 +19,15 @@ import torch
 from torch import Tensor
 
 from bouton.ops.fatigue_attention.reference import Kinetics
+from bouton.ops.triton_runtime import interpreted
 
 DTYPES = (torch.float32, torch.bfloat16)
 MOST_DEPTH = 256
 DECODED_QUERIES = 8  # up to here the recurrence is walked through, unless gradients are wanted
 
 
-def interpreted() -> bool:
-    """Whether Triton's interpreter was asked for."""
-    return os.environ.get("TRITON_INTERPRET", "") == "1"
-
-
-@cache
-def why_not() -> str | None:
-    """Why the kernels cannot run on this machine; None if they can."""
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
-    if interpreted():
-        return None
-    if not torch.cuda.is_available():
-        return "needs a CUDA device, or TRITON_INTERPRET=1 in the environment"
-    if torch.version.cuda is not None and torch.cuda.get_device_capability() < (8, 0):
-        return "needs a device of compute capability 8.0 or later"
-    return None
-
-
-def refuses(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, named: bool) -> str | None:
-    """Why the kernels cannot execute a call with these arguments; None if they can.
-
-    Args:
-        named: whether the backend was asked for by name.
-    """
-    if q.device.type == "cpu" and not named:
-        return "runs on a CPU only under the interpreter, and then only if asked for by name"
-    if not named:
-        # Equal to the definition under the interpreter, compiled for sm_90; its first run on a device is still to come.
-        return "has not been measured on a GPU yet: ask for it by name (kernels.fatigue_attention=triton)"
+def refuses(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> str | None:
+    """Why the kernels cannot execute a call with these arguments; None if they can."""
     if q.dtype not in DTYPES or k.dtype != q.dtype or v.dtype != q.dtype:
         names = ", ".join(str(x.dtype).removeprefix("torch.") for x in (q, k, v))
         return f"takes q, k, v that are all float32 or all bfloat16, not {names}"
@@ -420,7 +390,7 @@ def forward(
     Raises:
         ValueError: arguments that the kernels cannot take.
     """
-    if (reason := refuses(q, k, v, bias, named=True)) is not None:
+    if (reason := refuses(q, k, v, bias)) is not None:
         raise ValueError(f"the triton backend of fatigue_attention {reason}")
     stacked = torch.stack(tuple(kinetics))
     tensors = (q, k, v, stacked, calcium, pool)
