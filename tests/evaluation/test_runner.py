@@ -2,6 +2,9 @@
 
 import json
 import math
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +198,24 @@ def test_a_task_needs_a_name_of_its_own() -> None:
 
     with pytest.raises(ConfigError, match="not valid"):
         registry.register(Nameless)
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_keeps_what_was_finished(recall: Run) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from bouton.evaluation import Result, Task, evaluate, register\n"
+        "@register\n"
+        "class Victim(Task):\n"
+        "    name = 'victim'\n"
+        "    summary = 'is killed'\n"
+        "    def measure(self, subject, options):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "evaluate(sys.argv[1], ['perplexity', 'victim', 'activity'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(recall.folder)], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert set(recall.evaluation) == {"perplexity"}
+    fresh: dict[str, bool] = {}
+    evaluate(recall, ["perplexity", "activity"], report=lambda label, result, new: fresh.update({label: new}))
+    assert fresh == {"perplexity": False, "activity": True}

@@ -168,7 +168,7 @@ def _draw(options: NeedleOptions, lengths: list[int], gain: Array, binding: Arra
         plot: Any = axes
         image = plot.imshow(values.T, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
         for (j, i), value in np.ndenumerate(values.T):
-            plot.text(i, j, f"{value:.2f}", ha="center", va="center", fontsize=8)
+            plot.text(i, j, f"{value:z.2f}", ha="center", va="center", fontsize=8)
         plot.set_xticks(range(len(lengths)), [str(length) for length in lengths])
         plot.set_yticks(range(len(options.depths)), [f"{depth:g}" for depth in options.depths])
         plot.set(xlabel="length (tokens)", ylabel="depth")
