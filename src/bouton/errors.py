@@ -41,6 +41,10 @@ class InterruptedRunError(TrainingError):
     """A training run that was asked to stop and saved its state; the message says how to go on."""
 
 
+class EvaluationError(BoutonError):
+    """A task that this run cannot be measured with."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """The tail of an error about an unknown ``name``: the nearest match, then all known names."""
     names = sorted(known)

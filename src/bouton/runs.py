@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # The training module holds the body under this name (`TrainingModule.body`).
 _PREFIX = "body."
+# Lightning keeps the state of the data module under its class name.
+_DATA = "TokenDataModule"
 
 
 def load(
@@ -61,6 +63,7 @@ class Run:
         self._checkpoint = checkpoint
         self._device = device
         self._kernels = kernels
+        self._data_fingerprint: str | None = None
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -85,6 +88,16 @@ class Run:
         from bouton.data.tokenizers import load_tokenizer
 
         return load_tokenizer(self.folder / "tokenizer")
+
+    @property
+    def checkpoint_name(self) -> str:
+        """``best``, ``last``, or the path of a file, as it was asked for."""
+        return str(self._checkpoint)
+
+    @property
+    def kernels(self) -> str:
+        """The backend of the ops that was asked for."""
+        return self._kernels
 
     @property
     def checkpoint(self) -> Path:
@@ -113,11 +126,13 @@ class Run:
 
         device = pick_device(self._device)
         path = self.checkpoint
+        checkpoint = read_checkpoint(path)
         tensors = {
             name.removeprefix(_PREFIX): tensor
-            for name, tensor in read_checkpoint(path)["state_dict"].items()
+            for name, tensor in checkpoint["state_dict"].items()
             if name.startswith(_PREFIX)
         }
+        self._data_fingerprint = checkpoint.get(_DATA, {}).get("fingerprint")
         config = self.config.copy()
         config.kernels = {"backend": self._kernels}
         if config.model.get("vocab_size") is None:
@@ -127,6 +142,12 @@ class Run:
         _check_fit(body, tensors, path, self.folder)
         body.load_state_dict(tensors)
         return body.to(device).eval()
+
+    @property
+    def data_fingerprint(self) -> str | None:
+        """What identifies the tokens that the checkpoint was trained on; None if it does not say."""
+        self.model  # noqa: B018 (reading it reads the checkpoint)
+        return self._data_fingerprint
 
     def _check_mechanisms(self, config: DictConfig) -> None:
         """Name the package of a mechanism that was there when the run was made and is not now."""
@@ -153,6 +174,13 @@ class Run:
     def vitals(self) -> pd.DataFrame:
         """The mechanisms' vitals over time; empty for a run without mechanisms."""
         return self._table("vitals.csv", optional=True)
+
+    @property
+    def evaluation(self) -> dict[str, dict[str, Any]]:
+        """What ``bouton eval`` has measured with this checkpoint so far: task -> ``numbers``, ``tables``, and more."""
+        from bouton.evaluation.store import load_results
+
+        return load_results(self.folder, self.checkpoint_name)
 
     @cached_property
     def summary(self) -> dict[str, Any]:

@@ -156,7 +156,7 @@ class BPETokenizer(Tokenizer):
         self.eot_id = int(eot_id)
         self._model = model
         specials = {token["id"] for token in definition["added_tokens"] if token["special"]}
-        alphabet = _byte_alphabet()
+        alphabet = byte_alphabet()
         strings = []
         for token in range(max(model.get_vocab(with_added_tokens=True).values()) + 1):
             text = model.id_to_token(token)
@@ -185,7 +185,7 @@ def _clean(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", errors="replace").decode("utf-8")
 
 
-def _byte_alphabet() -> dict[str, bytes]:
+def byte_alphabet() -> dict[str, bytes]:
     """The printable character by which byte-level BPE writes each byte: itself if printable, else from U+0100 on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]

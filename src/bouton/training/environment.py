@@ -35,18 +35,23 @@ def environment(seed: int, world_size: int) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "libraries": {name: found for name in LIBRARIES if (found := _version(name)) is not None},
         "mechanism_packages": registry.packages(),
-        "machine": {
-            "system": platform.platform(),
-            "cpu": _cpu(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "memory_bytes": _memory(),
-            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-            "cuda": torch.version.cuda,
-        },
+        "machine": machine(),
         "world_size": world_size,
         "seed": seed,
         "command": sys.argv,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What this process runs on."""
+    return {
+        "system": platform.platform(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": _memory(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cuda": torch.version.cuda,
     }
 
 
