@@ -21,6 +21,7 @@ class Command:
 COMMANDS = {
     "train": Command("bouton.cli.train:main", "train a model; the same as python train.py"),
     "generate": Command("bouton.apps.generate:main", "continue a prompt with a trained run"),
+    "report": Command("bouton.apps.report:main", "what a sweep found: statistics, prices, figures"),
     "mechanisms": Command("bouton.apps.mechanisms:main", "list the mechanisms: sockets, state, parameters, source"),
     "kernels": Command("bouton.apps.kernels:main", "list the ops and which backends run here, or why not"),
     "bench": Command("bouton.apps.bench:main", "check the ops against their definitions and time them against peers"),
