@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from scipy import stats
 
 from bouton.evidence.frame import FINISHED, curves
 from bouton.evidence.prices import CURRENCIES
-from bouton.evidence.statistics import HELPS, HURTS, SAME, Comparison
+from bouton.evidence.statistics import HELPS, HURTS, SAME, Comparison, pair_arms
 from bouton.evidence.study import Study
 from bouton.files import write_atomically
 
@@ -65,7 +66,7 @@ def learning_curves(study: Study) -> Figure | None:
         difference = _by_tokens(lines, arm, column) - _by_tokens(lines, base, column)
         _band(right, difference.dropna(how="all").dropna(axis=1, how="all"), colours[arm], arm)
     right.axhline(0, color=_BASELINE, linewidth=1)
-    _focus(left, lines, column, study.measure.lower_is_better)
+    _focus(left, lines, column)
     left.set(xlabel="training tokens", ylabel=f"{study.measure.title} ({study.measure.unit})")
     left.set_title("learning curves", loc="left", fontsize=11)
     right.set(xlabel="training tokens", ylabel=f"difference to the baseline ({study.measure.unit})")
@@ -100,47 +101,72 @@ def forest(study: Study) -> Figure | None:
     panels[0].set_yticks(range(len(arms)), arms)
     panels[0].invert_yaxis()
     _limit(panels[0], study)
-    figure.supxlabel(f"difference in {study.measure.title} ({study.measure.unit}); {_better(study)}", fontsize=9.5)
+    title = f"difference to the baseline in {study.measure.title} ({study.measure.unit}); {_better(study)}"
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     figure.legend(handles=_verdict_handles(study), loc="outside lower center", ncols=5, frameon=False, fontsize=8.5)
     return figure
 
 
 def pareto(study: Study) -> Figure | None:
-    """Metric against relative cost per run, with the frontier; grey: the baseline with more compute."""
-    points = []
-    for arm, found in study.arms.items():
-        cost = study.costs.get(arm)
-        control = arm not in study.baseline and arm in set(study.frame.loc[study.frame["control"].notna(), "arm"])
-        if control:
-            rows = study.frame[study.frame["arm"] == arm]
-            base = study.frame[study.frame["arm"] == rows["of"].iloc[0]]
-            longer = float(rows["tokens"].dropna().mean() / base["tokens"].dropna().mean())
-        else:
-            longer = 1.0
-        # A longer control runs at the baseline's own speed; what its seconds differ by is the machine's mood.
-        flops = 1.0 if cost is None else cost.flops
-        seconds = 1.0 if cost is None or (control and flops == 1) else cost.time
-        points.append((arm, found, flops * longer, seconds * longer, control))
-    panels = [("training FLOPs", 2), ("training time", 3)]
-    panels = [(name, i) for name, i in panels if sum(math.isfinite(point[i]) for point in points) > 1]
+    """Paired difference to the baseline against relative cost, with the frontier.
+
+    Grey: the plain body with more steps (joined by a line: an arm below it earns its cost) or more parameters.
+    """
+    points = [_Point(base, "baseline", 1.0, 1.0, 0.0, 0.0) for base in dict.fromkeys(study.baseline.values())]
+    points += [_Point(one.arm, "arm", study.costs[one.arm].flops, study.costs[one.arm].time, one.difference,
+                      one.high - one.difference) for one in study.comparisons if one.n]  # fmt: skip
+    points += _controls(study)
+    panels = [(name, field) for name, field in (("training FLOPs", "flops"), ("training time", "time"))
+              if sum(math.isfinite(getattr(point, field)) for point in points) > 1]  # fmt: skip
     if not panels:
         return None
-    figure = Figure(figsize=(5.4 * len(panels), 4.6), layout="constrained")
+    figure = Figure(figsize=(5.4 * len(panels), 4.8), layout="constrained")
     colours = _colours(study)
-    for axes, (name, index) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        frontier = _frontier([(p[index], p[1].mean) for p in points], study.measure.lower_is_better)
+    for axes, (name, field) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        here = [point for point in points if math.isfinite(getattr(point, field))]
+        frontier = _frontier([(getattr(p, field), p.y) for p in here], study.measure.lower_is_better)
         axes.plot(*zip(*frontier, strict=True), color=_MUTED, linewidth=1, linestyle="--", zorder=1)
-        for point in points:
-            arm, found, x, control = point[0], point[1], point[index], point[4]
-            half = 0.0 if math.isnan(found.high) else found.high - found.mean
-            axes.errorbar(x, found.mean, yerr=half or None, fmt="s" if control else "o", capsize=2.5, elinewidth=1,
-                          color=_MUTED if control else colours[arm], markersize=5 if control else 7, label=arm)  # fmt: skip
-        axes.set(xlabel=f"{name}, baseline = 1", ylabel=f"{study.measure.title} ({study.measure.unit})")
-        axes.set_title(f"quality against {name}", loc="left", fontsize=11)
+        longer = sorted((getattr(p, field), p.y) for p in here if p.kind in ("baseline", "longer"))
+        axes.plot(*zip(*longer, strict=True), color="#BDBDBD", linewidth=4, alpha=0.6, zorder=0)
+        for point in here:
+            grey = point.kind in ("longer", "wider")
+            axes.errorbar(getattr(point, field), point.y, yerr=point.half if point.half > 0 else None, capsize=2.5,
+                          fmt="s" if grey else "o", markersize=5 if grey else 7, elinewidth=1, label=point.arm,
+                          color=_MUTED if grey else colours[point.arm])  # fmt: skip
+        axes.axhline(0, color=_BASELINE, linewidth=0.8)
+        axes.set(xlabel=f"{name}, baseline = 1", ylabel=f"difference to the baseline ({study.measure.unit})")
+        axes.set_title(f"quality against {name}: {_better(study)}", loc="left", fontsize=11)
         axes.margins(x=0.1)
         _clean(axes)
     _legend(figure, figure.axes[0])
     return figure
+
+
+@dataclass(frozen=True)
+class _Point:
+    arm: str
+    kind: str  # baseline, arm, longer, wider
+    flops: float
+    time: float
+    y: float
+    half: float  # of the 95 % interval
+
+
+def _controls(study: Study) -> list[_Point]:
+    """The baseline's other budgets. A longer run is placed at the baseline's own speed: the machine's mood is none of it."""
+    found = []
+    for row in study.frame[study.frame["control"].notna()].drop_duplicates("arm").itertuples():
+        arm, base = str(row.arm), str(row.of)
+        one = pair_arms(study.frame, study.measure, arm, base)
+        if not one.n:
+            continue
+        tokens = study.frame.groupby("arm")["tokens"].mean()
+        longer, cost = float(tokens[arm] / tokens[base]), study.costs[arm]
+        wider = row.control == "params"
+        half = 0.0 if math.isnan(one.high) else one.high - one.difference
+        found.append(_Point(arm, "wider" if wider else "longer", cost.flops * longer,
+                            cost.time if wider else longer, one.difference, half))  # fmt: skip
+    return found
 
 
 def synergy(study: Study) -> Figure | None:
@@ -192,17 +218,12 @@ def _band(axes: Any, values: pd.DataFrame, colour: str, label: str) -> None:
     axes.fill_between(values.index, mean - half, mean + half, color=colour, alpha=0.16, linewidth=0)
 
 
-def _focus(axes: Any, lines: pd.DataFrame, column: str, lower_is_better: bool) -> None:
-    """Leave the first steep part out of the picture where it would flatten everything that is compared."""
-    last = lines.sort_values("tokens").groupby(["arm", "seed"])[column].last()
-    early = lines[lines["step"] > 0].groupby(["arm", "seed"])[column].first()
-    end, start = float(last.mean()), float(early.mean())
-    spread = max(float(last.max() - last.min()), 0.35 * abs(start - end), 1e-9)
-    edge = 0.12 * spread
-    if lower_is_better:
-        axes.set_ylim(float(last.min()) - edge, min(float(early.max()), end + 1.6 * spread) + edge)
-    else:
-        axes.set_ylim(max(float(early.min()), end - 1.6 * spread) - edge, float(last.max()) + edge)
+def _focus(axes: Any, lines: pd.DataFrame, column: str) -> None:
+    """Leave the steep beginning out of the picture: it would flatten everything that is compared."""
+    shown = lines.loc[lines["tokens"] >= 0.2 * lines["tokens"].max(), column]
+    margin = 0.08 * float(shown.max() - shown.min())
+    if len(lines) > len(shown) and margin > 0:
+        axes.set_ylim(float(shown.min()) - margin, float(shown.max()) + margin)
 
 
 def _interval(axes: Any, one: Comparison, row: int) -> None:

@@ -18,8 +18,8 @@ from bouton.files import write_json, write_text
 _CAPTIONS = {
     "forest": "Difference to the baseline, mean and 95 % interval, at equal cost in four currencies.",
     "curves": "Held-out metric during training and its paired difference to the baseline: mean and 95 % band over seeds.",
-    "pareto": "Quality against cost; dashed: what no other arm beats in both; grey squares: the plain body with more "
-    "compute or parameters.",
+    "pareto": "Paired difference and 95 % interval against cost. Thick grey: the plain body with more steps; an arm on "
+    "the better side of that line earns its cost. Dashed: what no other run beats in both.",
     "synergy": "Pairs of mechanisms: single effects on the diagonal; elsewhere the joint effect minus their sum, with "
     "95 % interval. Bold: significant after Holm's correction.",
 }
@@ -134,7 +134,7 @@ def _arms(study: Study) -> Table:
                      "peak_memory_bytes"]].apply(_mean)  # fmt: skip
         rows.append((
             arm, str(found.n), f"{found.mean:.4f}", _number(found.sd), _range(found.low, found.high),
-            _scaled(mean["parameters"], 1e6, "M"), _scaled(mean["tokens"], 1e6, "M"),
+            _scaled(mean["parameters"], 1e6, "M"), _scaled(mean["tokens"], 1e6, "M", 3),
             f"{mean['training_flops']:.3g}" if math.isfinite(mean["training_flops"]) else "",
             f"{mean['tokens_per_second']:,.0f}" if math.isfinite(mean["tokens_per_second"]) else "",
             _scaled(mean["wall_seconds"], 1, "s", 0), _scaled(mean["peak_memory_bytes"], 2**30, "GiB"),
