@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ def forest(study: Study) -> Figure | None:
         axes.set_title(f"equal {CURRENCIES[currency]}", fontsize=10)
         _clean(axes)
         axes.grid(axis="y", visible=False)
-    panels[0].set_yticks(range(len(arms)), arms)
+    panels[0].set_yticks(range(len(arms)), [_wrapped(arm) for arm in arms])
     panels[0].invert_yaxis()
     _limit(panels[0], study)
     title = f"difference to the baseline in {study.measure.title} ({study.measure.unit}); {_better(study)}"
@@ -277,7 +278,13 @@ def _verdict_handles(study: Study) -> list[Any]:
 
 def _legend(figure: Figure, axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
+    labels = [_wrapped(label) for label in labels]
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False, fontsize=9)
+
+
+def _wrapped(label: str) -> str:
+    """A long sum of mechanisms over several lines."""
+    return "\n".join(textwrap.wrap(label.replace("+", "+ "), 26, break_long_words=False)).replace("+ ", "+")
 
 
 def _better(study: Study) -> str:

@@ -60,7 +60,8 @@ def metric(column: str, columns: Iterable[str], interest: float | None = None) -
     if column not in known and f"final_{column}" in known:
         column = f"final_{column}"
     if column not in known:
-        raise ConfigError(f"metric = {column} is unknown: {suggest(column, known)}")
+        whole = column if column.startswith(("final_", "best_")) else f"final_{column}"
+        raise ConfigError(f"metric = {column} is unknown: {suggest(whole, known)}")
     which, _, short = column.partition("_")
     title, unit, lower, smallest = _KNOWN[short]
     if interest is not None and not interest > 0:
