@@ -5,7 +5,7 @@ Hydra's scanner imports this at every start, so the work is in ``bouton.evidence
 
 # No `from __future__ import annotations`: the scanner runs this module before it is importable, and dataclasses fails.
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
@@ -21,10 +21,10 @@ class GridSweeperConf:
     _target_: str = "hydra_plugins.bouton_grid.GridSweeper"
     # Arms: mechanisms with overrides behind blanks ("hebb hebb.rule=oja"), or none | each | pairs | everything |
     # leave_one_out. null: the values of mechanism= on the command line.
-    arms: Optional[list[str]] = None
+    arms: list[str] | None = None
     seeds: int = 3  # 0 to N-1, where the command line sweeps no seed
     controls: list[str] = field(default_factory=list)  # the baseline with extra compute: flops, time, params
-    params: Optional[dict[str, Any]] = None  # further sweeps, key: "value1,value2"
+    params: dict[str, Any] | None = None  # further sweeps, key: "value1,value2"
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="bouton")
@@ -35,16 +35,16 @@ class GridSweeper(Sweeper):
 
     def __init__(
         self,
-        arms: Optional[list[str]] = None,
+        arms: list[str] | None = None,
         seeds: int = 3,
-        controls: Optional[list[str]] = None,
-        params: Optional[dict[str, Any]] = None,
+        controls: list[str] | None = None,
+        params: dict[str, Any] | None = None,
     ) -> None:
         self.options = {"arms": arms, "seeds": seeds, "controls": controls or [], "params": params or {}}
-        self.hydra_context: Optional[HydraContext] = None
-        self.config: Optional[DictConfig] = None
-        self.launcher: Optional[Launcher] = None
-        self.task_function: Optional[TaskFunction] = None
+        self.hydra_context: HydraContext | None = None
+        self.config: DictConfig | None = None
+        self.launcher: Launcher | None = None
+        self.task_function: TaskFunction | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra hands over; the launcher is made when the folder of the study is known."""

@@ -44,7 +44,7 @@ def make_run(
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     at = [1, *range(EVERY, steps + 1, EVERY)]
     at = at if at[-1] == steps else [*at, steps]
-    course = [loss + 3.0 * (step ** -0.5 - steps**-0.5) for step in at]
+    course = [loss + 3.0 * (step**-0.5 - steps**-0.5) for step in at]
     lines = ["step,train/loss,val/loss,val/accuracy"]
     lines += [f"{step},{value + 0.1!r},{value!r},{1 / value!r}" for step, value in zip(at, course, strict=True)]
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")

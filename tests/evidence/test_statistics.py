@@ -64,7 +64,9 @@ def test_verdicts_agree_with_a_hand_calculation_from_the_csv_files(tmp_path: Pat
     found = by_arm(compare(load(tmp_path / "study")))
     by_hand, raw = {}, {}
     for arm in found:
-        d = [last_loss(tmp_path / f"study/{arm}_seed{s}") - last_loss(tmp_path / f"study/none_seed{s}") for s in range(5)]
+        d = [
+            last_loss(tmp_path / f"study/{arm}_seed{s}") - last_loss(tmp_path / f"study/none_seed{s}") for s in range(5)
+        ]
         error = stdev(d) / math.sqrt(5)
         by_hand[arm] = (mean(d), stdev(d), mean(d) - 2.7764451 * error, mean(d) + 2.7764451 * error)  # t(0.975, 4)
         raw[arm] = 2 * t_tail(abs(mean(d) / error), 4)

@@ -21,7 +21,9 @@ class Options:
 
     folder: str = option("folder with the runs of a sweep")
     metric: str = option("final_ or best_ val_loss, val_bits_per_byte, val_perplexity, val_accuracy, ...", DEFAULT)
-    baseline: str | None = option("arm that all others are compared with (none given: the one without mechanisms)", None)
+    baseline: str | None = option(
+        "arm that all others are compared with (none given: the one without mechanisms)", None
+    )
     interest: float | None = option("smallest effect of interest, in the metric's unit (0.01 nats per token)", None)
     alpha: float = option("level of the tests", 0.05)
     out: str | None = option("where to write (none given: into the folder)", None)

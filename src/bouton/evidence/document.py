@@ -106,20 +106,23 @@ class Document:
 def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "| " + " | ".join(column.rstrip("#") for column in columns) + " |"
     rule = "|" + "|".join("---:" if column.endswith("#") else "---" for column in columns) + "|"
-    return "\n".join([head, rule, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)])
+    return "\n".join(
+        [head, rule, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)]
+    )
 
 
 def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str]) -> str:
     def row(cells: Sequence[str], tag: str) -> str:
         return "".join(
-            f'<{tag}{" class=number" if column.endswith("#") else ""}>{_inline(cell)}</{tag}>'
+            f"<{tag}{' class=number' if column.endswith('#') else ''}>{_inline(cell)}</{tag}>"
             for column, cell in zip(columns, cells, strict=True)
         )
 
     head = row([column.rstrip("#") for column in columns], "th")
     names = [*classes, *[""] * (len(rows) - len(classes))]
     body = "".join(
-        f"<tr{f' class={name}' if name else ''}>{row(cells, 'td')}</tr>" for cells, name in zip(rows, names, strict=True)
+        f"<tr{f' class={name}' if name else ''}>{row(cells, 'td')}</tr>"
+        for cells, name in zip(rows, names, strict=True)
     )
     return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 

@@ -23,7 +23,18 @@ from bouton.evidence.study import Study
 from bouton.files import write_atomically
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the baseline is dark grey.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#6A51A3", "#A6761D", "#117733")
+_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8C6D31",
+    "#6A51A3",
+    "#A6761D",
+    "#117733",
+)
 _BASELINE, _MUTED = "#3A3A3A", "#9A9A9A"
 _VERDICTS = {HELPS: "#009E73", HURTS: "#D55E00", SAME: "#3A3A3A"}
 _STYLE = {"linewidth": 1.6}
@@ -154,7 +165,7 @@ class _Point:
 
 
 def _controls(study: Study) -> list[_Point]:
-    """The baseline's other budgets. A longer run is placed at the baseline's own speed: the machine's mood is none of it."""
+    """The baseline's other budgets. A longer run is placed at the baseline's own speed, without the machine's mood."""
     found = []
     for row in study.frame[study.frame["control"].notna()].drop_duplicates("arm").itertuples():
         arm, base = str(row.arm), str(row.of)
@@ -243,8 +254,14 @@ def _limit(axes: Any, study: Study) -> None:
     centre = max([abs(one.difference) for one in found] + [study.measure.interest])
     ends = [max(abs(one.low), abs(one.high)) for one in found if math.isfinite(one.low)]
     reach = min(max([*ends, centre]), max(5 * centre, 1.5 * float(np.median(ends)) if ends else 0.0))
-    low = min([-study.measure.interest] + [max(-reach, one.low if math.isfinite(one.low) else one.difference) for one in found])
-    high = max([study.measure.interest] + [min(reach, one.high if math.isfinite(one.high) else one.difference) for one in found])
+    low = min(
+        [-study.measure.interest]
+        + [max(-reach, one.low if math.isfinite(one.low) else one.difference) for one in found]
+    )
+    high = max(
+        [study.measure.interest]
+        + [min(reach, one.high if math.isfinite(one.high) else one.difference) for one in found]
+    )
     margin = 0.06 * (high - low)
     axes.set_xlim(low - margin, high + margin)
 

@@ -66,7 +66,7 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for run in frame.to_dict("records"):
         table = metrics_table(Path(run["folder"]))
-        names = [name for name in table if name.startswith("val/")]
+        names = [name for name in map(str, table) if name.startswith("val/")]
         table = table[["step", *names]].dropna(how="all", subset=names) if names else table.iloc[:0]
         if table.empty:
             continue

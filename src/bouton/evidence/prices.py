@@ -121,7 +121,7 @@ def _price(frame: pd.DataFrame, measure: Metric, arm: str, baseline: str, curren
 def _baseline_at(
     frame: pd.DataFrame, measure: Metric, baseline: str, plain: Values, currency: str, ratio: float
 ) -> tuple[dict[int, float], str]:
-    """The baseline's metric by seed at ``ratio`` times its own budget, and where it comes from (or why there is none)."""
+    """The baseline's metric by seed at ``ratio`` times its own budget, and where it is from (or why there is none)."""
     slack = TOLERANCE[currency]
     if abs(ratio - 1) <= slack or (ratio < 1 and currency == "params"):
         return dict(plain), "the baseline" if ratio > 1 - slack else "the baseline, although it is larger"

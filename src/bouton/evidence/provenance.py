@@ -24,7 +24,9 @@ def lines(frame: pd.DataFrame) -> tuple[str, ...]:
     }
     result = []
     for name, values in parts.items():
-        differ = " (**the runs differ in this**)" if len(values) > 1 and name in ("machine", "code", "libraries") else ""
+        differ = (
+            " (**the runs differ in this**)" if len(values) > 1 and name in ("machine", "code", "libraries") else ""
+        )
         result.append(f"{name}{differ}: {'; '.join(values)}")
     return tuple(result)
 

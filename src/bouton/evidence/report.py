@@ -17,7 +17,7 @@ from bouton.files import write_json, write_text
 
 _CAPTIONS = {
     "forest": "Difference to the baseline, mean and 95 % interval, at equal cost in four currencies.",
-    "curves": "Held-out metric during training and its paired difference to the baseline: mean and 95 % band over seeds.",
+    "curves": "The metric during training and its paired difference to the baseline: mean and 95 % band over seeds.",
     "pareto": "Paired difference and 95 % interval against cost. Thick grey: the plain body with more steps; an arm on "
     "the better side of that line earns its cost. Dashed: what no other run beats in both.",
     "synergy": "Pairs of mechanisms: single effects on the diagonal; elsewhere the joint effect minus their sum, with "
@@ -98,7 +98,9 @@ def verdict_line(study: Study, one: Comparison) -> str:
     """One arm in words: the verdict at equal tokens, and what becomes of it at equal cost."""
     unit = study.measure.unit
     if one.n < 2:
-        return f"**{one.arm}: {one.verdict}**. {one.n} paired seed{'s' if one.n != 1 else ''}; a test needs two at least."
+        return (
+            f"**{one.arm}: {one.verdict}**. {one.n} paired seed{'s' if one.n != 1 else ''}; a test needs two at least."
+        )
     direction = "better" if one.difference * study.measure.sign > 0 else "worse"
     text = (
         f"**{one.arm}: {one.verdict}**. {abs(one.difference):.4f} {unit} {direction} than {one.baseline} "
@@ -172,7 +174,13 @@ def _prices(study: Study) -> tuple[Table, Items]:
             if one is None:
                 cells = ("", "", "", "not run", price.reason)
             else:
-                cells = (_signed(one.difference), _range(one.low, one.high), _p_value(one.p_holm), price.source, one.verdict)
+                cells = (
+                    _signed(one.difference),
+                    _range(one.low, one.high),
+                    _p_value(one.p_holm),
+                    price.source,
+                    one.verdict,
+                )
             ratio = f"{price.ratio:.3f}×" if math.isfinite(price.ratio) else ""
             rows.append((arm if currency == "tokens" else "", f"equal {CURRENCIES[currency]}", ratio, *cells))
     classes = tuple(
@@ -180,8 +188,8 @@ def _prices(study: Study) -> tuple[Table, Items]:
         for entry in study.prices.values()
         for price in entry.values()
     )
-    columns = ("arm", "compared at", "arm costs#", "difference#", "95 % interval#", "p (Holm)#", "baseline's figure from",
-               "verdict")  # fmt: skip
+    columns = ("arm", "compared at", "arm costs#", "difference#", "95 % interval#", "p (Holm)#",
+               "baseline's figure from", "verdict")  # fmt: skip
     notes = Items((
         "The arm's cost is that of a training token relative to the baseline's; wall-clock is training speed as "
         "measured, so it knows the machine, its kernels and whatever else ran there.",
@@ -198,7 +206,15 @@ def _synergies(study: Study) -> Table:
          _p_value(f.comparison.p), _p_value(f.comparison.p_holm), words[f.comparison.verdict])
         for f in study.synergies
     )  # fmt: skip
-    columns = ("pair", "seeds#", "joint effect minus sum#", "95 % interval#", "p (paired t)#", "p (Holm)#", "the pair is")
+    columns = (
+        "pair",
+        "seeds#",
+        "joint effect minus sum#",
+        "95 % interval#",
+        "p (paired t)#",
+        "p (Holm)#",
+        "the pair is",
+    )
     return Table(columns, rows, tuple(_row_class(f.comparison.verdict) for f in study.synergies))
 
 
@@ -225,8 +241,8 @@ def _problems(study: Study) -> tuple[str, ...]:
 def _method(study: Study) -> tuple[str, ...]:
     interest, alpha = f"{study.measure.interest:g} {study.measure.unit}", f"{study.alpha:g}"
     return (
-        "Runs of one seed share their initial weights (where shapes agree) and the order of their data; differences are "
-        "taken within seeds. Seeds that one side lacks are left out and named.",
+        "Runs of one seed share their initial weights (where shapes agree) and the order of their data; differences "
+        "are taken within seeds. Seeds that one side lacks are left out and named.",
         f"**helps**, **hurts**: the paired t test rejects at {alpha} after Holm's correction over all arms that are "
         f"compared in the same way. Wilcoxon's signed-rank test is shown from {WILCOXON_FROM} seeds on.",
         f"**{SAME}**: it does not, and two one-sided t tests (at {alpha}) show that the difference lies within ± "

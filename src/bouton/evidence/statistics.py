@@ -124,7 +124,8 @@ def pair(name: str, arm: Values, baseline_name: str, baseline: Values, unpaired:
         p_wilcoxon = float(stats.wilcoxon(difference).pvalue)
     return Comparison(
         name, baseline_name, n, seeds, tuple(left_out), float(a.mean()) if n else math.nan,
-        float(b.mean()) if n else math.nan, found.mean, found.sd, found.low, found.high, t, p, p_wilcoxon, d_z, low, high,
+        float(b.mean()) if n else math.nan, found.mean, found.sd, found.low, found.high, t, p, p_wilcoxon,
+        d_z, low, high,
     )  # fmt: skip
 
 
@@ -205,14 +206,14 @@ def baselines(frame: pd.DataFrame, baseline: str | None = None) -> dict[str, str
         if baseline not in labels:
             raise ConfigError(f"baseline = {baseline} is unknown: {suggest(baseline, labels)}")
         return {label: baseline for label in labels if label != baseline}
-    plain = {row.overrides: row.arm for row in arms.itertuples() if row.mechanism == "none"}
+    plain = {row["overrides"]: row["arm"] for row in arms.to_dict("records") if row["mechanism"] == "none"}
     if not plain:
         raise ConfigError(f"no arm without mechanisms to compare with: name a baseline=...; arms: {', '.join(labels)}")
     default = next(iter(plain.values()))
     if len(plain) == len(labels):  # only settings of the plain body differ: the first is the baseline
         return {label: default for label in labels if label != default}
-    others = arms[arms["mechanism"] != "none"]
-    return {row.arm: plain.get(_shared(row.overrides, row.mechanism), default) for row in others.itertuples()}
+    others = arms[arms["mechanism"] != "none"].to_dict("records")
+    return {row["arm"]: plain.get(_shared(row["overrides"], row["mechanism"]), default) for row in others}
 
 
 def _shared(overrides: str, mechanism: str) -> str:

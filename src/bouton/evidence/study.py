@@ -68,7 +68,7 @@ def analyse(
     table = prices(frame, measure, partner, alpha)
     relative = {arm: costs(frame, arm, base) for arm, base in partner.items()}
     controls = frame[frame["control"].notna()].drop_duplicates("arm")
-    relative |= {row.arm: costs(frame, str(row.arm), str(row.of)) for row in controls.itertuples()}
+    relative |= {row["arm"]: costs(frame, row["arm"], row["of"]) for row in controls.to_dict("records")}
     at_equal_tokens = [found for entry in table.values() if (found := entry["tokens"].comparison) is not None]
     return Study(frame, measure, alpha, arms, partner, at_equal_tokens, relative, table,
                  synergies(frame, measure, partner, alpha))  # fmt: skip

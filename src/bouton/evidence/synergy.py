@@ -28,7 +28,7 @@ class Synergy:
 def synergies(frame: pd.DataFrame, measure: Metric, pairs: Mapping[str, str], alpha: float = 0.05) -> list[Synergy]:
     """All pairs of which both mechanisms were also run alone, with the same overrides; one family for Holm."""
     arms = frame[frame["control"].isna()].drop_duplicates("arm")
-    labels = {(row.mechanism, row.overrides): row.arm for row in arms.itertuples()}
+    labels = {(row["mechanism"], row["overrides"]): row["arm"] for row in arms.to_dict("records")}
     found: list[tuple[str, str, str]] = []
     raw: list[Comparison] = []
     for (mechanism, overrides), arm in labels.items():

@@ -63,7 +63,9 @@ def test_swept_settings_are_arms_with_safe_folders(place: Path) -> None:
     frame = load("g")
     assert list(frame["arm"].unique()) == ["none", "hebb hebb.rule=delta", "hebb hebb.rule=oja"]
     assert len(frame) == 6
-    assert all(name.replace("+", "").replace("-", "").replace("_", "").replace(".", "").isalnum() for name in frame["run"])
+    assert all(
+        name.replace("+", "").replace("-", "").replace("_", "").replace(".", "").isalnum() for name in frame["run"]
+    )
 
 
 def test_a_crash_is_recorded_and_the_others_go_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +109,9 @@ def test_controls_are_made_after_the_arms(place: Path) -> None:
         (["mechanism=hebb", "mechanism.hebb.rank=0,4"], "mechanism.hebb.rank = 0 is not valid"),
     ],
 )
-def test_errors_come_before_any_run(place: Path, words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_come_before_any_run(
+    place: Path, words: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*TINY, "run_dir=g", *words]) == 1
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and line in err
@@ -161,5 +165,7 @@ def test_a_killed_grid_goes_on_to_the_same_answer(place: Path) -> None:
     assert {name: after[name] for name in before} == before
     pd.testing.assert_frame_equal(load("whole")[METRICS], load("killed")[METRICS])
     for run in ("none_seed0", "hebb_seed0"):
-        assert (place / "whole" / run / "metrics.csv").read_text() == (place / "killed" / run / "metrics.csv").read_text()
+        assert (place / "whole" / run / "metrics.csv").read_text() == (
+            place / "killed" / run / "metrics.csv"
+        ).read_text()
     assert json.loads((place / "killed" / "hebb_seed0" / "summary.json").read_text())["resumed_from_step"] is not None

@@ -190,9 +190,15 @@ class Grid:
         record = {"arms": arms, "seeds": seeds, "left_out": self.left_out}
         write_json(self.folder / "grid.json", record)
         states = [self._state(run) for run in runs]
-        parts = [f"{states.count(state)} {word}" for state, word in
-                 ((FINISHED, "finished"), (CRASHED, "crashed, run again"), ("begun", "begun, go on")) if state in states]
-        print(f"grid of {len(arms)} arms x {len(seeds)} seeds in {self.folder}" + (f": {'; '.join(parts)}" if parts else ""))
+        parts = [
+            f"{states.count(state)} {word}"
+            for state, word in ((FINISHED, "finished"), (CRASHED, "crashed, run again"), ("begun", "begun, go on"))
+            if state in states
+        ]
+        print(
+            f"grid of {len(arms)} arms x {len(seeds)} seeds in {self.folder}"
+            + (f": {'; '.join(parts)}" if parts else "")
+        )
         for name, reason in self.left_out.items():
             print(f"left out: {name} ({reason})")
 
