@@ -58,6 +58,28 @@ def test_the_same_command_makes_only_what_is_missing(place: Path, capsys: pytest
     assert len(list((place / "runs").iterdir())) == 2
 
 
+def test_a_run_killed_before_its_summary_has_the_same_table(place: Path) -> None:
+    """Decoding a sample takes a while between the last checkpoint and the summary."""
+    words = [*TINY, "mechanism=hebb", "seed=0", "run_dir=g", "trainer.log_every=4"]
+    assert main(words) == 0
+    before = load("g")
+    Path("g/hebb_seed0/summary.json").unlink()
+    assert main(words) == 0
+    pd.testing.assert_frame_equal(load("g")[METRICS], before[METRICS])
+
+
+def test_fixed_parameters_go_to_the_arms_that_have_them(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, "mechanism=hebb", "mechanism.hebb.rank=2", "seed=0", "run_dir=g"]) == 0
+    assert load("g")["arm"].tolist() == ["hebb"]
+    assert "rank: 2" in Path("g/hebb_seed0/config.yaml").read_text()
+    (place / "conf" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\nmechanism:\n  hebb:\n    rank: 2\n"
+    (place / "conf" / "experiment" / "own.yaml").write_text(text)
+    words = ["--config-dir", str(place / "conf"), *TINY, "experiment=own", "mechanism=none,hebb", "seed=0"]
+    assert main(words) == 1
+    assert "the experiment sets parameters of hebb, which puts them into arm 'none', too" in capsys.readouterr().err
+
+
 def test_swept_settings_are_arms_with_safe_folders(place: Path) -> None:
     assert main([*TINY, "mechanism=none,hebb", "seed=0,1", "mechanism.hebb.rule=oja,delta", "run_dir=g"]) == 0
     frame = load("g")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def check_kinds(kinds: Iterable[str]) -> None:
             raise ConfigError(f"hydra.sweeper.controls: '{kind}' is unknown: {suggest(kind, KINDS)}")
 
 
-def plan(sweep: Path, frame: pd.DataFrame, kinds: Iterable[str]) -> list[Control]:
+def plan(sweep: Path, frame: pd.DataFrame, kinds: Sequence[str]) -> list[Control]:
     """The controls that the finished runs in ``frame`` call for: those kept in the folder, and new ones beyond them.
 
     For each baseline and kind the most expensive arm sets the budget; the report interpolates for the others.
@@ -76,7 +76,7 @@ def plan(sweep: Path, frame: pd.DataFrame, kinds: Iterable[str]) -> list[Control
             planned.append(_control(finished, label, kind, base, needed))
     if planned != kept:
         write_json(sweep / FILE, [asdict(control) for control in planned])
-    return planned
+    return [control for control in planned if control.kind in kinds]
 
 
 def _control(frame: pd.DataFrame, label: str, kind: str, base: str, needed: float) -> Control:

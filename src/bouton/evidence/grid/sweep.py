@@ -26,12 +26,14 @@ from bouton.evidence.frame import CRASHED, FINISHED, is_run, load, read_config, 
 from bouton.evidence.grid.arms import EACH, EVERYTHING, LEAVE_ONE_OUT, PAIRS, Planned, builds, cross, expand
 from bouton.evidence.grid.controls import check_kinds, plan
 from bouton.evidence.grid.job import RecordedJob
-from bouton.files import write_json
+from bouton.files import write_json, write_text
 
 log = logging.getLogger(__name__)
 
 # Not part of what a study is: the axes of the grid, where it writes, and how it shows progress.
-_NO_IDENTITY = ("seed", "mechanism", "run_dir", "ckpt_path", "logger", "callbacks.progress", LEAVE_ONE_OUT)
+_NO_IDENTITY = (
+    "seed", "mechanism", "run_dir", "ckpt_path", "logger", "callbacks.progress", "data.cache_dir", LEAVE_ONE_OUT,
+)  # fmt: skip
 # May differ between a finished run and the one that is asked for.
 _MAY_DIFFER = ("run_dir", "ckpt_path", "logger", "callbacks.progress", "model.vocab_size", "data.cache_dir", "kernels")
 
@@ -68,8 +70,9 @@ class Grid:
         check_kinds(self.options["controls"])
         fixed, sweeps = self._split(arguments)
         fixed = [word for word in fixed if not re.match(rf"\+*{LEAVE_ONE_OUT}=", word)]
-        seeds = self._seeds(sweeps.pop("seed", None))
-        base = self._composed([*_without(fixed, "mechanism"), "mechanism=none"])
+        seeds = self._seeds(sweeps.pop("seed", None) or [word for word in fixed if word.startswith("seed=")])
+        shared = [word for word in _without(fixed, "mechanism") if not _parameter_of(word)]
+        base = self._composed([*shared, "mechanism=none"])
         arms = self._arms(sweeps, fixed, base)
         self.folder = self._folder(base, fixed)
         fixed = _without(fixed, "mechanism", "seed", "ckpt_path")
@@ -109,10 +112,13 @@ class Grid:
                 raise ConfigError(f"{override.input_line}: a grid takes lists of values, a,b,c or range(a,b)")
         return fixed, sweeps
 
-    def _seeds(self, swept: list[str] | None) -> list[int]:
-        words = swept or [word for word in self.config.hydra.overrides.task if word.startswith("seed=")]
-        if words:
-            return list(dict.fromkeys(int(word.partition("=")[2]) for word in words))
+    def _seeds(self, words: Sequence[str]) -> list[int]:
+        texts = list(dict.fromkeys(word.partition("=")[2] for word in words))
+        for text in texts:
+            if not text.isdecimal():
+                raise ConfigError(f"seed = {text} is not valid: an integer >= 0")
+        if texts:
+            return [int(text) for text in texts]
         count = self.options["seeds"]
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ConfigError(f"hydra.sweeper.seeds = {count!r} is not valid: an integer >= 1")
@@ -137,7 +143,10 @@ class Grid:
         slug = label if re.fullmatch(r"[\w+.@-]{1,80}", label) else f"{safe(label)}_{_digest(label, 6)}"
         name = f"{slug}_seed{seed}"
         places = [f"hydra.sweep.dir={_quoted(str(self.folder))}", f"hydra.sweep.subdir={_quoted(name)}"]
-        return Run(name, planned.arm, seed, (*fixed, *planned.words, f"seed={seed}", *places))
+        present = planned.arm.mechanism.split("+")
+        own = [word for word in fixed if _parameter_of(word) in (None, *present)]
+        # The mechanism first: parameters among the fixed words are its own.
+        return Run(name, planned.arm, seed, (planned.words[0], *own, *planned.words[1:], f"seed={seed}", *places))
 
     def _folder(self, base: Mapping[str, Any], fixed: Sequence[str]) -> Path:
         """``run_dir``, or a folder in ``runs/`` named after the experiment and all settings that the runs share."""
@@ -170,6 +179,12 @@ class Grid:
         for run in runs:
             if run.arm.label not in composed:
                 composed[run.arm.label] = self._composed(run.words)
+                there = sorted(composed[run.arm.label]["mechanism"] or {})
+                if ("+".join(there) or "none") != run.arm.mechanism:
+                    raise ConfigError(
+                        f"the experiment sets parameters of {' and '.join(there)}, which puts them into arm "
+                        f"'{run.arm.label}', too: write them behind the mechanism in hydra.sweeper.arms"
+                    )
             folder = self.folder / run.name
             if not (folder / "config.yaml").is_file():
                 continue
@@ -184,7 +199,7 @@ class Grid:
 
     def _begin(self, runs: Sequence[Run]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        write_text(self.folder / "multirun.yaml", OmegaConf.to_yaml(self.config))
         arms = list(dict.fromkeys(run.arm.label for run in runs))
         seeds = sorted({run.seed for run in runs})
         record = {"arms": arms, "seeds": seeds, "left_out": self.left_out}
@@ -255,6 +270,12 @@ class Grid:
 
 def _without(words: Sequence[str], *keys: str) -> list[str]:
     return [word for word in words if not re.match(rf"\+*({'|'.join(keys)})=", word)]
+
+
+def _parameter_of(word: str) -> str | None:
+    """The mechanism of which ``word`` sets a parameter."""
+    match = re.match(r"\+*mechanism\.(\w+)", word)
+    return match[1] if match else None
 
 
 def _digest(text: str, length: int) -> str:
