@@ -70,7 +70,7 @@ class Grid:
         check_kinds(self.options["controls"])
         fixed, sweeps = self._split(arguments)
         fixed = [word for word in fixed if not re.match(rf"\+*{LEAVE_ONE_OUT}=", word)]
-        seeds = self._seeds(sweeps.pop("seed", None) or [word for word in fixed if word.startswith("seed=")])
+        seeds = self._seeds(sweeps.pop("seed", []) or [word for word in fixed if word.startswith("seed=")])
         shared = [word for word in _without(fixed, "mechanism") if not _parameter_of(word)]
         base = self._composed([*shared, "mechanism=none"])
         arms = self._arms(sweeps, fixed, base)
