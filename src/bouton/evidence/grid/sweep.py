@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,11 @@ class Grid:
             except Exception as error:  # of the launcher itself: jobs record their own
                 tried |= {run.name for run in pending if self._state(run) == CRASHED}
                 if self._done(runs) == before:
+                    if isinstance(error, BrokenExecutor):  # a worker was killed
+                        raise TrainingError(
+                            f"a worker of the launcher ended without an error (killed, or out of memory?): "
+                            f"the same command goes on in {self.folder}"
+                        ) from error
                     raise
                 log.warning("the launcher failed (%s: %s); the remaining runs are launched again",
                             type(error).__name__, " ".join(str(error).split())[:200])  # fmt: skip
