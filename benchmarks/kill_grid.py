@@ -30,7 +30,7 @@ WORDS = (
     "-m", "hydra/sweeper=grid", "model=tiny", "model.num_layers=1", "model.hidden_size=16", "data.seq_len=16",
     "data.batch_size=2", "data.max_bytes=100000", "data.val_tokens=256", "data.tokenizer.kind=bytes",
     "trainer.accelerator=cpu", "trainer.max_steps=150", "trainer.val_every=50", "callbacks.checkpoint.save_every=10",
-    "mechanism=none,hebb,presyn+hebb", "seed=0,1", "hydra.sweeper.controls=[flops,params]",
+    "kernels=torch", "mechanism=none,hebb,presyn+hebb", "seed=0,1", "hydra.sweeper.controls=[flops,params]",
 )  # fmt: skip
 SAME = ["arm", "seed", "status", "step", "final_val_loss", "final_train_loss", "best_val_loss", "parameters", "tokens"]
 

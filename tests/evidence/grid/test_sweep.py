@@ -23,6 +23,7 @@ TINY = (
     "-m", "hydra/sweeper=grid", "model=tiny", "model.num_layers=1", "model.hidden_size=16", "data.seq_len=16",
     "data.batch_size=2", "data.max_bytes=100000", "data.val_tokens=256", "data.tokenizer.kind=bytes",
     "trainer.accelerator=cpu", "trainer.max_steps=6", "trainer.val_every=3", "callbacks.checkpoint.save_every=2",
+    "kernels=torch",
 )  # fmt: skip
 METRICS = ["arm", "seed", "status", "step", "final_val_loss", "best_val_loss", "final_train_loss"]
 
