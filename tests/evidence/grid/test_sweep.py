@@ -9,15 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from bouton.cli.train import main
+from bouton.errors import TrainingError
 from bouton.evidence import load
 from bouton.evidence.arms import Arm
 from bouton.evidence.grid.job import RecordedJob, alone
+from bouton.evidence.grid.sweep import Grid, Run
 
 TINY = (
     "-m", "hydra/sweeper=grid", "model=tiny", "model.num_layers=1", "model.hidden_size=16", "data.seq_len=16",
@@ -159,6 +162,33 @@ def test_a_job_waits_for_another_writer_of_its_folder(tmp_path: Path) -> None:
         assert other.wait() == 0 or other.poll() is None
     other.wait()
     other.stdout.close()
+
+
+class _DyingLauncher:
+    """Its workers are killed in the first launches; later ones do nothing and say so."""
+
+    def __init__(self, deaths: int) -> None:
+        self.deaths, self.launches = deaths, 0
+
+    def launch(self, words: list[list[str]], initial_job_idx: int) -> list[object]:
+        self.launches += 1
+        if self.launches <= self.deaths:
+            raise BrokenProcessPool("a worker was killed")
+        return []
+
+
+@pytest.mark.parametrize(("deaths", "launches"), [(2, 3), (9, 3)])
+def test_a_launcher_that_dies_is_tried_again(tmp_path: Path, deaths: int, launches: int) -> None:
+    grid, launcher = Grid.__new__(Grid), _DyingLauncher(deaths)
+    grid.folder = tmp_path
+    grid._launcher = lambda runs: launcher  # type: ignore[method-assign]
+    runs = [Run("hebb_seed0", Arm("hebb"), 0, ())]
+    if deaths < launches:
+        grid._make(runs, runs)
+    else:
+        with pytest.raises(TrainingError, match="a worker of the launcher ended without an error"):
+            grid._make(runs, runs)
+    assert launcher.launches == launches
 
 
 def test_the_job_can_be_sent_to_another_process() -> None:

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 _NO_IDENTITY = (
     "seed", "mechanism", "run_dir", "ckpt_path", "logger", "callbacks.progress", "data.cache_dir", LEAVE_ONE_OUT,
 )  # fmt: skip
+_LAUNCHES_IN_VAIN = 3
 # May differ between a finished run and the one that is asked for.
 _MAY_DIFFER = ("run_dir", "ckpt_path", "logger", "callbacks.progress", "model.vocab_size", "data.cache_dir", "kernels")
 
@@ -228,8 +229,12 @@ class Grid:
     # -- running ------------------------------------------------------------------------------------------------
 
     def _make(self, runs: Sequence[Run], known: Sequence[Run]) -> None:
-        """Launch what has not finished. A launcher that dies under its jobs is tried again as long as runs get done."""
+        """Launch what has not finished; a launcher that dies under its jobs, as when a worker is killed, again.
+
+        After three launches in which no run got done the error ends the grid.
+        """
         tried: set[str] = set()
+        in_vain = 0
         while pending := [run for run in runs if self._state(run) != FINISHED and run.name not in tried]:
             before = self._done(runs)
             try:
@@ -238,7 +243,8 @@ class Grid:
                 return
             except Exception as error:  # of the launcher itself: jobs record their own
                 tried |= {run.name for run in pending if self._state(run) == CRASHED}
-                if self._done(runs) == before:
+                in_vain = in_vain + 1 if self._done(runs) == before else 0
+                if in_vain == _LAUNCHES_IN_VAIN:
                     if isinstance(error, BrokenExecutor):  # a worker was killed
                         raise TrainingError(
                             f"a worker of the launcher ended without an error (killed, or out of memory?): "
