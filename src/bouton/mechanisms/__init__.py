@@ -7,10 +7,23 @@ from types import ModuleType
 
 from bouton.mechanisms.base import Mechanism
 from bouton.mechanisms.parameters import Params, choice, flag, integer, real
+from bouton.mechanisms.pictures import Picture
 from bouton.mechanisms.registry import get, mechanisms, register
 from bouton.mechanisms.vitals import Vitals
 
-__all__ = ["Mechanism", "Params", "Vitals", "choice", "flag", "get", "integer", "mechanisms", "real", "register"]
+__all__ = [
+    "Mechanism",
+    "Params",
+    "Picture",
+    "Vitals",
+    "choice",
+    "flag",
+    "get",
+    "integer",
+    "mechanisms",
+    "real",
+    "register",
+]
 
 
 class _Registry(ModuleType):

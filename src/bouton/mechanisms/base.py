@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bouton.mechanisms import parameters
+from bouton.mechanisms.pictures import Picture
 from bouton.mechanisms.vitals import Vitals
 
 if TYPE_CHECKING:
@@ -62,6 +63,15 @@ class Mechanism(lightning.LightningModule):
 
     def report(self, vitals: Vitals) -> None:
         """Add the vitals that come from parameters or organism state; those of a forward pass its parts report."""
+
+    def pictures(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Picture]:
+        """What there is to see of one sequence: name -> picture. Override it to have them drawn, logged and shown.
+
+        Args:
+            states: what the body returned as its state after each of T tokens, read one by one, in a batch of one;
+                :func:`bouton.mechanisms.pictures.find` picks this mechanism's part of it, layer by layer.
+        """
+        return {}
 
     def auxiliary_loss(self) -> Tensor | None:
         """A loss term that this mechanism adds to training, or None."""

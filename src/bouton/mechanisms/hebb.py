@@ -10,7 +10,7 @@ slow output x_t W alone, so it never feeds on itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from bouton.errors import ConfigError, SocketError
 from bouton.mechanisms.base import Mechanism
 from bouton.mechanisms.parameters import Params, choice, flag, integer, real
+from bouton.mechanisms.pictures import Picture, find
 from bouton.mechanisms.registry import register
 from bouton.models.layers import Linear
 from bouton.ops.fast_weights import RULES, fast_weights
@@ -197,3 +198,12 @@ class Hebb(Mechanism):
             )
         for socket in sockets:
             socket.plug(self, FastWeights(hp, socket.layer, socket.in_features, socket.out_features))
+
+    def pictures(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Picture]:
+        """Per layer the Frobenius norms of F and S of every head (rows) after every token (columns)."""
+        shown: dict[str, Picture] = {}
+        for name in ("fast", "slow") if self.hp.eta_s else ("fast",):
+            for label, held in find(states, name):
+                norms = torch.stack([s[name].detach().float().norm(dim=(-2, -1)) for s in held], dim=1)
+                shown[f"{name}_norm_{label}"] = Picture(norms, "head", "token", unit="norm")
+        return shown

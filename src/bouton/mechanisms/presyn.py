@@ -8,7 +8,7 @@ drains its vesicle pool, and an empty pool counts for less in the softmax until 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bouton.errors import ConfigError
 from bouton.mechanisms.base import Mechanism
 from bouton.mechanisms.parameters import Params, choice, flag, real
+from bouton.mechanisms.pictures import Picture, find, over_time
 from bouton.mechanisms.registry import register
 from bouton.models.attention import visible_keys
 from bouton.models.context import Context
@@ -262,3 +263,11 @@ class Presyn(Mechanism):
                 socket.plug(self, socket.part)  # plain attention, bit for bit
             else:
                 socket.plug(self, FatigueCore(hp, socket.layer, socket.num_heads, socket.head_dim, socket.window))
+
+    def pictures(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Picture]:
+        """Per layer and head the calcium and the vesicle pool of every key (columns) after every query (rows)."""
+        shown: dict[str, Picture] = {}
+        for label, held in find(states, "calcium", "pool"):
+            for name, unit in (("calcium", "calcium"), ("pool", "vesicles")):
+                shown[f"{name}_{label}"] = Picture(over_time([s[name] for s in held]), "query", "key", unit=unit)
+        return shown

@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch.loggers import Logger
 
@@ -89,6 +89,30 @@ def _wandb(options: Mapping[str, Any], folder: Path, resolved: Mapping[str, Any]
         config=dict(resolved),
         reinit="finish_previous",
     )
+
+
+def log_pictures(loggers: list[Logger], files: Mapping[str, Path], step: int) -> None:
+    """Show PNG ``files`` (``mechanism/name`` -> path) under ``media/mechanism/name`` in the loggers that can."""
+    for logger in loggers:
+        kind = type(logger).__name__
+        for name, path in files.items():
+            if kind == "WandbLogger":
+                cast(Any, logger).log_image(f"media/{name}", [str(path)], step=step)
+            elif kind == "TensorBoardLogger":
+                from matplotlib.image import imread
+
+                cast(Any, logger).experiment.add_image(f"media/{name}", imread(path), step, dataformats="HWC")
+
+
+def log_sample(loggers: list[Logger], text: str, step: int) -> None:
+    """Show a sample text under ``samples/text`` in the loggers that can."""
+    for logger in loggers:
+        kind = type(logger).__name__
+        if kind == "WandbLogger":
+            cast(Any, logger).log_text("samples/text", columns=["step", "text"], data=[[str(step), text]], step=step)
+        elif kind == "TensorBoardLogger":
+            indented = "\n".join("    " + line for line in text.splitlines())  # Markdown's verbatim text
+            cast(Any, logger).experiment.add_text("samples/text", indented, step)
 
 
 @contextlib.contextmanager

@@ -15,20 +15,23 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from bouton.config import elastic
-from bouton.errors import BoutonError, CheckpointError, ConfigError
+from bouton.errors import CheckpointError, ConfigError
 from bouton.files import remove_partials, write_json, write_text
 from bouton.training.callbacks import build_callbacks
+from bouton.training.callbacks.media import add_sample, read_samples, sample_text
 from bouton.training.checkpoints import KEY, LAST, check_compatible, find_run, read_checkpoint
 from bouton.training.costs import EnergyMeter, reset_peak_memory
 from bouton.training.curves import draw_curves
 from bouton.training.environment import environment
-from bouton.training.loggers import build_loggers, finished
+from bouton.training.loggers import build_loggers, finished, log_sample
 from bouton.training.module import TrainingModule
 from bouton.training.random_state import preserved_globals, seed_everything
 from bouton.training.report import print_results, summarize
 from bouton.training.trainer import build_trainer, check_trainer, on_gpu, precision, quiet_lightning
 
 log = logging.getLogger("bouton.training")
+
+SAMPLE_TOKENS = 120  # of the text at the end of a run
 
 Config = dict[str, Any]
 
@@ -120,6 +123,8 @@ class _Run:
             tokens_per_step=per_batch * accumulate * self.world_size,
             flops_per_token=_training_flops(body, int(self.config["data"]["seq_len"])),
             precision=precision(self.settings),
+            tokenizer=data.tokenizer,
+            seed=seed,
         )
         main = self.rank == 0
         loggers = build_loggers(
@@ -141,10 +146,11 @@ class _Run:
         with finished(loggers):
             log.info("ready to train after %.1f s in %s", time.perf_counter() - begin, self.folder)
             trainer.fit(module, datamodule=data)
+            if main:
+                summary = summarize(trainer, module, device=device, energy=energy, resumed_from=resume_step)
+                body._compiled_call_impl = None  # decoding has other shapes than training
+                sample = self._sample(body, data, trainer.global_step, loggers)
         if main:
-            summary = summarize(trainer, module, device=device, energy=energy, resumed_from=resume_step)
-            body._compiled_call_impl = None  # decoding has other shapes than training
-            sample = self._sample(body, data)
             write_json(self.folder / "summary.json", summary)
             draw_curves(self.folder, self.folder.name)
             print_results(summary, sample, self.folder, self._name())
@@ -222,26 +228,18 @@ class _Run:
     def _name(self) -> str:
         return "+".join(sorted(self.config.get("mechanism") or {})) or "none"
 
-    def _sample(self, body: nn.Module, data: Any) -> str | None:
-        """A short text from the trained body; None for data without text."""
+    def _sample(self, body: nn.Module, data: Any, step: int, loggers: list[Any]) -> str | None:
+        """A short text from the trained body, written and logged; None for data without text."""
         if getattr(data.tokenizer, "kind", None) in (None, "integers"):
             return None
-        from bouton.generation import Sampling, generate
-
-        try:
-            completion = generate(
-                body,  # type: ignore[arg-type]
-                data.tokenizer,
-                [""],
-                max_new_tokens=120,
-                sampling=Sampling(temperature=0.8, top_k=50),
-                seed=int(self.config["seed"]),
-            )[0]
-        except BoutonError as error:
-            log.warning("no sample: %s", error)
+        text = sample_text(body, data.tokenizer, SAMPLE_TOKENS, int(self.config["seed"]))
+        if text is None:
             return None
-        write_text(self.folder / "sample.txt", completion.text + "\n")
-        return completion.text
+        write_text(self.folder / "sample.txt", text + "\n")
+        if not any(line["step"] == step for line in read_samples(self.folder)):  # callbacks=media was here before
+            add_sample(self.folder, step, text)
+            log_sample(loggers, text, step)
+        return text
 
 
 def _training_flops(body: nn.Module, seq_len: int) -> float | None:

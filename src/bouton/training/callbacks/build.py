@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from bouton.errors import ConfigError, suggest
 from bouton.training.callbacks.checkpoint import Checkpointing
 from bouton.training.callbacks.early_stop import EarlyStop
+from bouton.training.callbacks.media import Media
 from bouton.training.callbacks.metrics import MetricsLogging
 from bouton.training.callbacks.nonfinite import NonFiniteGuard
 from bouton.training.callbacks.progress import ProgressBar
@@ -24,7 +25,9 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "nonfinite_guard": (),
     "throughput": ("mfu",),
     "progress": ("refresh_every",),
+    "media": ("every", "tokens", "sample_tokens"),
 }
+OPTIONAL = ("early_stop", "media")  # null leaves them out
 
 
 def build_callbacks(
@@ -38,6 +41,8 @@ def build_callbacks(
     tokens_per_step: int,
     flops_per_token: float | None,
     precision: str,
+    tokenizer: Any = None,
+    seed: int = 0,
 ) -> list[Callback]:
     """All callbacks of one run, in the order in which Lightning calls them.
 
@@ -53,6 +58,7 @@ def build_callbacks(
         tokens_per_step: of the global batch.
         flops_per_token: of training; None where unknown.
         precision: Lightning's name of the precision.
+        tokenizer, seed: of the run, for sample texts.
 
     Raises:
         ConfigError: an unknown field or a value out of range.
@@ -79,6 +85,17 @@ def build_callbacks(
         callbacks.append(EarlyStop(positive_int(early["patience"], "callbacks.early_stop.patience"), float(delta)))
     if config["nonfinite_guard"]:
         callbacks.append(NonFiniteGuard(folder))
+    if (media := config["media"]) is not None:
+        callbacks.append(
+            Media(
+                folder,
+                every=positive_int(media["every"], "callbacks.media.every"),
+                tokens=positive_int(media["tokens"], "callbacks.media.tokens"),
+                sample_tokens=positive_int(media["sample_tokens"], "callbacks.media.sample_tokens", optional=True),
+                tokenizer=tokenizer,
+                seed=seed,
+            )
+        )
     callbacks.append(
         Checkpointing(
             folder,
@@ -109,5 +126,5 @@ def check_fields(config: Mapping[str, Any]) -> None:
             for field in fields:
                 if field not in config[name]:
                     raise ConfigError(f"callbacks.{name}.{field} is missing")
-        elif fields and not (name == "early_stop" and config[name] is None):
+        elif fields and not (name in OPTIONAL and config[name] is None):
             raise ConfigError(f"callbacks.{name} = {config[name]!r} is not valid: needs {', '.join(fields)}")
