@@ -26,6 +26,7 @@ def figure_of(picture: Picture, title: str = "") -> Any:
     """The matplotlib figure of a picture."""
     import numpy as np
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     panels = picture.numpy()
     finite = panels[np.isfinite(panels)]
@@ -46,6 +47,8 @@ def figure_of(picture: Picture, title: str = "") -> Any:
         axes.set_xlabel(picture.columns, fontsize=8)
         axes.set_ylabel(picture.rows, fontsize=8)
         axes.tick_params(labelsize=7)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         if len(panels) > 1:
             axes.set_title(f"{picture.panels} {index}", fontsize=8)
     bar = figure.colorbar(image, ax=list(grid.flat), shrink=0.9)
