@@ -152,7 +152,7 @@
   document.querySelectorAll("input[data-run]").forEach((box) => {
     const index = Number(box.dataset.run);
     if (several) box.nextElementSibling.style.background = colourOf(index, 0);
-    else box.hidden = true;
+    else box.hidden = box.nextElementSibling.hidden = true;
     box.addEventListener("change", () => { shown[index] = box.checked; drawAll(); });
   });
   document.querySelectorAll("figure.media input").forEach((slider) => slider.addEventListener("input", () => {
