@@ -9,7 +9,7 @@ from typing import Any
 
 from bouton.dashboard.collect import RunData, collect
 from bouton.dashboard.panels import MEDIA, SAMPLES, Section, layout
-from bouton.errors import ConfigError
+from bouton.errors import BoutonError, ConfigError
 from bouton.evidence.frame import read_config
 from bouton.training.loggers import wandb_mode
 
@@ -26,19 +26,23 @@ def create(folder: str | Path) -> dict[str, str]:
     Raises:
         ConfigError: the runs were not logged to W&B, W&B is offline here, or wandb-workspaces is not installed.
         DataError: no such folder, or no run in it.
+        BoutonError: the server refused.
     """
     runs = collect(folder)
     project, entity = where(runs)
     if importlib.util.find_spec("wandb_workspaces") is None:
         raise ConfigError("to = wandb: wandb-workspaces is not installed: pip install 'bouton[dashboards]'")
-    if entity is None:
+    try:
         import wandb
 
-        entity = str(wandb.Api().default_entity)
-    workspace = build_workspace(runs, entity, project)
-    workspace.save()
-    report = build_report(runs, entity, project)
-    report.save()
+        owner = str(wandb.Api().default_entity) if entity is None else entity
+        workspace = build_workspace(runs, owner, project)
+        report = build_report(runs, owner, project)
+        workspace.save()
+        report.save()
+    except Exception as error:  # the library passes on what its transport raises, and bare Exceptions of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise BoutonError(f"to = wandb: W&B did not take the dashboard of {project}: {reason}") from error
     return {"workspace": str(workspace.url), "report": str(report.url)}
 
 
@@ -76,17 +80,16 @@ def build_workspace(runs: Sequence[RunData], entity: str, project: str) -> Any:
 
 
 def build_report(runs: Sequence[RunData], entity: str, project: str) -> Any:
-    """The report, not saved yet: a heading and a grid of panels per section."""
+    """The report, not saved yet: a heading and a grid of panels per section, over the runs of its project."""
     import wandb_workspaces.reports.v2 as wr
 
     blocks: list[Any] = []
     for section in _sections(runs):
         blocks += [wr.H2(section.title)]
         blocks += [wr.P(f"{panel.title}: {panel.doc}.") for panel in section.panels if panel.doc]
-        blocks += [wr.PanelGrid(runsets=[wr.Runset(entity=entity, project=project)], panels=_panels(section))]
+        blocks += [wr.PanelGrid(panels=_panels(section))]
     if seen := _seen(runs):
-        blocks += [wr.H2("Samples and pictures")]
-        blocks += [wr.PanelGrid(runsets=[wr.Runset(entity=entity, project=project)], panels=seen)]
+        blocks += [wr.H2("Samples and pictures"), wr.PanelGrid(panels=seen)]
     return wr.Report(
         entity=entity, project=project, title=f"{NAME}: {project}", blocks=blocks, width="fluid",
         description="Losses, costs and vitals of the runs in this project.",
