@@ -89,8 +89,9 @@ for t in (4, 5, 6, 8, 19, 20, 44, 45, 49):
 # ## 3. Its picture
 #
 # The pool pays the first queries of the burst and is then empty: release falls to what recovers between two tokens.
-# Calcium fades within a few tokens of silence, the pool comes back more slowly. The weight (last panel) starts as plain
-# attention would have it and is given up to the other key.
+# Calcium fades within a few tokens of silence, the pool comes back more slowly. The attention weight (last panel) begins
+# a little above the plain softmax, because the newborn rival has no calcium yet, and is given up to that rival two
+# queries later. After 25 tokens of rest not quite half of the pool is back: the key is heard once more, and then no longer.
 
 # %%
 figure, axes = plt.subplots(5, 1, figsize=(8, 9), sharex=True, layout="constrained")
@@ -133,14 +134,15 @@ def weight_of_the_key(**changes: float) -> list[float]:
     return weights
 
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True, layout="constrained")
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True, layout="constrained")
 for tau in (10.0, 40.0, 160.0):
     left.plot(weight_of_the_key(tau_rrp=tau), label=f"tau_rrp = {tau:g} tokens")
 for gain in (0.0, 2.0, 4.0):
     right.plot(weight_of_the_key(s=gain), label=f"s = {gain:g}")
 for axis in (left, right):
     axis.plot(life["plain"], color="#9A9A9A", linestyle="--", label="plain softmax")
-    axis.legend(frameon=False, fontsize=9)
+    axis.legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
+    axis.set_ylim(-0.05, 1.25)
     axis.grid(alpha=0.25)
     axis.set_xlabel("query")
 left.set_ylabel("attention weight")
