@@ -14,11 +14,13 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "build": "bouton.models.build",
     "compose": "bouton.config",
+    "evidence": "bouton.evidence",
     "load": "bouton.runs",
     "mechanisms": "bouton.mechanisms",
 }
 
 if TYPE_CHECKING:
+    from bouton import evidence as evidence
     from bouton import mechanisms as mechanisms
     from bouton.config import compose as compose
     from bouton.models.build import build as build
@@ -30,7 +32,7 @@ def __getattr__(name: str) -> Any:
     if module is None:
         raise AttributeError(f"module 'bouton' has no attribute {name!r}")
     loaded = importlib.import_module(module)
-    # `bouton.mechanisms` is a callable package; the others are functions of their module.
+    # `bouton.mechanisms` is a callable package, `bouton.evidence` a package; the others are functions of their module.
     return loaded if module == f"bouton.{name}" else getattr(loaded, name)
 
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "generate": Command("bouton.apps.generate:main", "continue a prompt with a trained run"),
     "eval": Command("bouton.apps.evaluate:main", "measure a trained run: calibration, recall, cloze, speed, and more"),
     "export": Command("bouton.apps.export:main", "write a trained run in Hugging Face's format"),
+    "report": Command("bouton.apps.report:main", "what a sweep found: statistics, prices, figures"),
     "mechanisms": Command("bouton.apps.mechanisms:main", "list the mechanisms: sockets, state, parameters, source"),
     "kernels": Command("bouton.apps.kernels:main", "list the ops and which backends run here, or why not"),
     "bench": Command("bouton.apps.bench:main", "check the ops against their definitions and time them against peers"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -213,18 +214,21 @@ class TrainingModule(lightning.LightningModule):
     # -- what a resumed run continues ---------------------------------------------------------------------------
 
     def progress(self) -> dict[str, Any]:
-        """The records of the last validation, in plain types, for a checkpoint."""
+        """The records of the last step and of the last validation, in plain types, for a checkpoint."""
         return {
             "vitals": dict(self.vitals),
             "validation": dict(self.validation),
             "validated_at": self.validated_at,
             "last_val_loss": self.last_val_loss,
+            "record": None if self.record is None else dataclasses.asdict(self.record),
         }
 
     def load_progress(self, progress: Mapping[str, Any]) -> None:
         """Restore what :meth:`progress` returned."""
         for name in ("vitals", "validation", "validated_at", "last_val_loss"):
             setattr(self, name, progress[name])
+        if (record := progress.get("record")) is not None:  # absent in checkpoints of earlier versions
+            self.record = StepRecord(**record)
 
     # -- hooks that only the mechanisms need --------------------------------------------------------------------
 
