@@ -1,6 +1,6 @@
 """Presynaptic-fatigue attention on a GPU by Triton kernels.
 
-Inputs in float32 or bfloat16; state, scores and sums in float32. Two passes forward and one backward
+Inputs in float32 or bfloat16; state, scores and sums in float32. One pass forward and one backward
 (:mod:`.triton_forward`, :mod:`.triton_backward`), and the recurrence itself for a few queries (:mod:`.triton_decode`).
 Nothing here waits for the device. Both passes are opaque operators of ``torch.library``, as in :mod:`.torch`.
 
@@ -25,6 +25,7 @@ from bouton.ops.fatigue_attention.reference import Kinetics
 
 DTYPES = (torch.float32, torch.bfloat16)
 MOST_DEPTH = 256
+COMBINED = 32  # queries of a program that adds up the parts of their outputs
 DECODED_QUERIES = 8  # up to here the recurrence is walked through, unless gradients are wanted
 
 
@@ -95,21 +96,20 @@ def padded(depth: int) -> int:
 
 
 def tiling(kernel: str, depth: int, dtype: torch.dtype, *, general: bool = False) -> Tiling:
-    """The tiles of ``kernel`` ("advance", "read", "backward") for heads of ``depth`` dimensions.
+    """The tiles of ``kernel`` ("advance", "backward") for heads of ``depth`` dimensions.
 
-    Those that need the fewest instructions per pair among the ones that do not spill registers on sm_90, for bfloat16
-    and D = 64 or 128 without window and documents (``benchmarks/gpu_offline.py`` has the others). With 128 keys per
-    warp a thread of "advance" holds whole columns of a tile.
+    Those that need the fewest instructions per pair among the ones that do not spill registers on sm_90
+    (``benchmarks/gpu_offline.py``). With 32 keys per warp, or a multiple of it, a thread holds whole columns.
     """
     if interpreted():
-        return Tiling({"advance": 4, "read": 16, "backward": 8}[kernel], 32, 4, 1)
+        return Tiling({"advance": 4, "backward": 8}[kernel], 32, 4, 1)
     depth = padded(depth)
+    if kernel == "advance":
+        if dtype == torch.float32:
+            return Tiling(16, 32, 4, 1)
+        return Tiling(16, 256, 4, 1) if depth <= 64 else Tiling(32, 256, 8, 1)
     if dtype == torch.float32:
         return Tiling(16, 32, 4, 1)
-    if kernel == "advance":
-        return Tiling(16, 256, 2, 1) if depth <= 128 else Tiling(16, 128, 2, 1)
-    if kernel == "read":
-        return Tiling(32, 64, 4 if depth <= 128 else 8, 1)
     if depth <= 64:
         return Tiling(16, 32 if general else 64, 4, 1)
     return Tiling(32, 32 if general or depth > 128 else 64, 8, 1)
@@ -169,6 +169,7 @@ def options(tiles: Tiling, dtype: torch.dtype, general: bool) -> dict[str, Any]:
     return {
         "BM": tiles.queries,
         "BN": tiles.keys,
+        "FLAT": tiles.keys >= 32 * tiles.warps,
         "TERMS": gate_terms(dtype)[0],
         "GENERAL": general,
         "PRECISION": precision(dtype),
@@ -237,22 +238,24 @@ def launch_forward(
         )
         return out, calcium_out, pool_out, totals.new_empty(0), totals.new_empty(0)
 
-    distance, block = span(depth, q.dtype), tiling("read", depth, q.dtype).queries
-    boundaries = calcium.new_empty(batch * heads, -(-tq // distance), 2, tk)
+    distance, tiles = span(depth, q.dtype), tiling("advance", depth, q.dtype)
+    boundaries = calcium.new_empty((batch * heads, -(-tq // distance), 2, tk) if save else (0,))
     total = calcium.new_empty(batch, heads, tq)
+    slots = -(-tk // tiles.keys)
+    if window > 0:
+        slots = min(slots, -(-(window + distance + tiles.keys) // tiles.keys) + 1)
+    parts = q.new_empty(batch * heads, slots, tq, depth)
+    totals = total.new_empty(batch * heads, slots, tq)
     kernels = _kernels().forward
     for general in (False, True):
-        tiles = tiling("advance", depth, q.dtype, general=general)
         kernels.advance[(-(-tk // tiles.keys), batch * heads)](
-            q, k, table, calcium, pool, seg_q, seg_k, boundaries, calcium_out, pool_out,
-            *_strides(q, k), *scalars, **shared, **options(tiles, q.dtype, general), SPAN=distance, BLOCK=block,
+            q, k, v, table, calcium, pool, seg_q, seg_k, boundaries, parts, totals, calcium_out, pool_out,
+            *_strides(q, k, v), *scalars, slots, **shared, **options(tiles, q.dtype, general), SPAN=distance, SAVE=save,
         )  # fmt: skip
-    for general in (False, True):
-        tiles = tiling("read", depth, q.dtype, general=general)
-        kernels.read[(-(-tq // tiles.queries), batch * heads)](
-            q, k, v, table, seg_q, seg_k, boundaries, out, total,
-            *_strides(q, k, v), *scalars, **shared, **options(tiles, q.dtype, general), SPAN=distance,
-        )  # fmt: skip
+    kernels.combine[(-(-tq // COMBINED), batch * heads)](
+        parts, totals, out, total, tq, tk, window, slots,
+        D=depth, BD=padded(depth), BN=tiles.keys, SPAN=distance, ROWS=COMBINED, WINDOW=window > 0, num_warps=4,
+    )  # fmt: skip
     if not save:
         return out, calcium_out, pool_out, total.new_empty(0), total.new_empty(0)
     return out, calcium_out, pool_out, total, boundaries
@@ -313,10 +316,10 @@ def launch_backward(
     table = _table(kinetics, q.dtype)
     seg_q, seg_k = _segments(segments_q, segments_k, q)
     kernels = _kernels().backward
-    inverse, shift = torch.empty_like(total), torch.empty_like(total)
+    share_bar, shift = torch.empty_like(out_bar), torch.empty_like(total)
     rows = batch * heads * tq
     kernels.slopes[(-(-rows // 32),)](
-        out, out_bar, total, inverse, shift, rows, D=depth, BD=padded(depth), BM=32, num_warps=4
+        out, out_bar, total, share_bar, shift, rows, D=depth, BD=padded(depth), BM=32, num_warps=4
     )
     q_bar = q.new_zeros(q.shape, dtype=torch.float32)
     # The query heads of a group leave their own gradients, which are added up below in a fixed order.
@@ -329,7 +332,7 @@ def launch_backward(
     for general in (False, True):
         tiles = tiling("backward", depth, q.dtype, general=general)
         kernels.backward[(-(-tk // tiles.keys), batch * heads)](
-            q, k, v, out_bar, table, seg_q, seg_k, boundaries, inverse, shift, calcium_bar, pool_bar,
+            q, k, v, share_bar, table, seg_q, seg_k, boundaries, shift, calcium_bar, pool_bar,
             q_bar, k_bar, v_bar, calcium_bar_in, pool_bar_in, sums, programs,
             *_strides(q, k, v), tq, tk, heads, window, _scale(q),
             **constants(q, k, rule, release, window, segments_q is not None),
