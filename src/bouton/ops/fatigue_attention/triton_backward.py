@@ -31,19 +31,16 @@ from bouton.ops.fatigue_attention.triton_synapse import (
     B,
     S,
     affine,
-    affine_before,
     anchored,
     by_key,
     calcium_trail,
-    columns,
     exp2,
-    gate_of,
     is_for,
-    kept,
     log2,
-    pools,
     product,
     reciprocal,
+    reciprocal_again,
+    release,
     row_of,
     spikes,
     tile_of,
@@ -130,162 +127,175 @@ def backward(
     keys = key_start + tl.arange(0, BN)
     rows = tl.arange(0, BM)
     depth = tl.arange(0, BD)
-    here = (keys < tk)[None, :]
+    here = keys < tk
+    last = (rows == BM - 1)[:, None]
     EVEN: tl.constexpr = D == BD
     rho_c, unit, half = tl.load(row + RHO_C), tl.load(row + UNIT), tl.load(row + HALF)
     rho_r, recovery, r_max = tl.load(row + RHO_R), tl.load(row + RECOVERY), tl.load(row + R_MAX)
     eps, lam, kappa = tl.load(row + EPS), tl.load(row + LAM), tl.load(row + KAPPA)
     steepness = tl.load(row + S) * half
 
-    zeros = by_key(row, keys, FLAT)
     of_keys = keys
     if SEGMENTS:
-        of_keys = tl.load(segments_k + batch * tk + keys, mask=keys < tk, other=0)
+        of_keys = tl.load(segments_k + batch * tk + keys, mask=here, other=0)
     k_tile = tile_of(k + batch * stride_kb + (head // GROUP) * stride_kh, keys, stride_kt, tk, depth, D, EVEN)
     v_tile = tile_of(v + batch * stride_vb + (head // GROUP) * stride_vh, keys, stride_vt, tk, depth, D, EVEN)
     q_base = q + batch * stride_qb + head * stride_qh
-    bar_base = share_bar + which * tq * D
-    trail_base = boundaries + which * blocks * 2 * tk
-    state = which * tk + keys[None, :]
-    c_bar = columns(calcium_bar_out + which * tk, keys, tk, FLAT) * unit
-    r_bar = columns(pool_bar_out + which * tk, keys, tk, FLAT)
+    trail_base = boundaries + which * blocks * 2 * tk + keys
+    c_bar = tl.load(calcium_bar_out + which * tk + keys, mask=here, other=0.0) * unit
+    r_bar = tl.load(pool_bar_out + which * tk + keys, mask=here, other=0.0)
 
     dk = tl.zeros((BN, BD), tl.float32)
     dv = tl.zeros((BN, BD), tl.float32)
+    zero = tl.zeros((BM // RUN, BN // RUN), tl.float32)
     if LEARNED:
-        zero = summed(tl.zeros((BM, BN), tl.float32), BM, BN, RUN, FLAT)
         sum_w, sum_log, sum_pool, sum_left = zero, zero, zero, zero
         sum_x, sum_s, sum_hill, sum_rest, sum_drive, sum_c = zero, zero, zero, zero, zero, zero
     base = sums + (which * programs + tl.program_id(0)) * SUMS
 
     first, stop = spans_of(key_start, old, tq, window, BM, BN, WINDOW)
-    idle = tq - stop * BM
-    if WINDOW and idle > 0:
-        fade_r = exp2(idle.to(tl.float32) * log2(rho_r))
-        fade_c = exp2(idle.to(tl.float32) * log2(rho_c))
-        if LEARNED:
-            pool = columns(trail_base + (stop * 2 + 1) * tk, keys, tk, FLAT)
-            tl.store(base + 12, tl.sum(tl.sum(r_bar * (1 - fade_r), axis=1), axis=0))
-            once_less = (idle - 1).to(tl.float32)
-            rest_rho_r = r_bar * (pool - r_max) * idle.to(tl.float32) * exp2(once_less * log2(rho_r))
-            tl.store(base + 10, tl.sum(tl.sum(tl.where(here, rest_rho_r, 0.0), axis=1), axis=0))
+    if WINDOW:
+        if stop < blocks:
+            idle = (tq - stop * BM).to(tl.float32)
+            fade_r = exp2(idle * log2(rho_r))
+            fade_c = exp2(idle * log2(rho_c))
+            if LEARNED:
+                pool = tl.load(trail_base + (stop * 2 + 1) * tk, mask=here, other=0.0)
+                tl.store(base + 12, tl.sum(r_bar * (1 - fade_r), axis=0))
+                rest_rho_r = r_bar * (pool - r_max) * idle * exp2((idle - 1) * log2(rho_r))
+                tl.store(base + 10, tl.sum(rest_rho_r, axis=0))
+                if not AGED:
+                    calcium = tl.load(trail_base + stop * 2 * tk, mask=here, other=0.0) / unit
+                    rest_rho_c = c_bar * calcium * idle * exp2((idle - 1) * log2(rho_c))
+                    tl.store(base + 11, tl.sum(rest_rho_c, axis=0))
+            r_bar *= fade_r
             if not AGED:
-                calcium = columns(trail_base + stop * 2 * tk, keys, tk, FLAT) / unit
-                rest_rho_c = c_bar * calcium * idle.to(tl.float32) * exp2(once_less * log2(rho_c))
-                tl.store(base + 11, tl.sum(tl.sum(rest_rho_c, axis=1), axis=0))
-        r_bar *= fade_r
-        if not AGED:
-            c_bar *= fade_c
+                c_bar *= fade_c
+    all_pools = tl.sum(r_bar, axis=0)
 
     for back in range(0, stop - first):
         block = stop - 1 - back
         start = block * BM
         queries = start + rows
-        last = tl.minimum(tq - start, BM) - 1
+        valid = queries < tq
         q_tile = tile_of(q_base, queries, stride_qt, tq, depth, D, EVEN)
-        scores = tl.trans(product(k_tile, tl.trans(q_tile), PRECISION=PRECISION))
+        scores = product(q_tile, tl.trans(k_tile), PRECISION=PRECISION)
         spike = spikes(
-            scores, scale, zeros, key_start, keys, start, old, tq, window, of_keys, segments_q + batch * tq,
+            scores, scale, by_key(row, keys, FLAT), key_start, keys, start, old, tq, window, of_keys, segments_q + batch * tq,
             BM, BN, WINDOW, SEGMENTS,
         )  # fmt: skip
         if AGED:
             p = tl.where(spike > 0, tl.load(row + AGE), 0.0)
         else:
-            calcium = columns(trail_base + block * 2 * tk, keys, tk, FLAT) / unit
-            trail = calcium_trail(spike, calcium, rows, rho_c)
-            # Here instructions are scarcer than special functions: a reciprocal for each denominator.
-            hill = reciprocal(trail + half)
-            gate = gate_of(half * hill, row, TERMS, GENERAL)
-            coupling = spike * reciprocal(spike + kappa)
+            calcium = tl.load(trail_base + block * 2 * tk, mask=here, other=0.0) / unit
+            trail = calcium_trail(spike, calcium[None, :], rows, rho_c)
+            gate, coupling = release(spike, trail, row, TERMS, GENERAL)
             p = gate * coupling
-        pool = columns(trail_base + (block * 2 + 1) * tk, keys, tk, FLAT)
-        if MINIMUM:
-            raised = p + eps
-            before, _ = pools(raised, pool + eps, rows, rho_r, recovery + eps, MINIMUM)
-            reach = tl.minimum(raised, before)
-        else:
-            before, _ = pools(p, pool, rows, rho_r, recovery, MINIMUM)
-            reach = p * before + eps
+        pool = tl.load(trail_base + (block * 2 + 1) * tk, mask=here, other=0.0)
+        released, left = pool_trail(p, pool, rows, rho_r, recovery, MINIMUM)
+        reach = eps + released
 
         # The sum over values. `y` is the gradient of log n over reach, so that lam y is that of the release.
-        bar_tile = tile_of(bar_base, queries, D, tq, depth, D, EVEN)
-        mean = tl.load(shift + which * tq + queries, mask=queries < tq, other=0.0)
-        slope = product(v_tile, tl.trans(bar_tile), tl.zeros((BN, BM), tl.float32) - mean[None, :], PRECISION)
-        slope = anchored(tl.trans(slope) + zeros)
+        bar_tile = tile_of(share_bar + which * tq * D, queries, D, tq, depth, D, EVEN)
+        mean = tl.load(shift + which * tq + queries, mask=valid, other=0.0)
         if GENERAL:
             n = spike * exp2(lam * log2(reach))
-            y = n * reciprocal(reach) * slope
-            w_bar = lam * y
+            y = n * reciprocal(reach)
         else:
             n = spike * reach
-            y = spike * slope
-            w_bar = y
+            y = spike
         dv = product(tl.trans(n.to(bar_tile.dtype)), bar_tile, dv, PRECISION=PRECISION)
-        score_bar = y * reach
+        slope = anchored(product(bar_tile, tl.trans(v_tile), PRECISION=PRECISION))
+        y *= slope - mean[:, None]
+        w_bar = y
+        if GENERAL:
+            w_bar = lam * y
 
-        # The pool, backwards: its adjoint before each query, and the one after it.
+        # The pool, backwards. Queries beyond the last pass its adjoint on.
+        rho_row = tl.where(valid, rho_r, 1.0)[:, None]
         if MINIMUM:
-            enough = raised < before
-            gain = tl.where(enough, rho_r, 0.0)
+            enough = left > tl.where(valid, 0.0, -1.0)[:, None]
+            gain = tl.where(enough, rho_row, 0.0)
             drive = tl.where(enough, 0.0, w_bar)
         else:
-            gain = rho_r - rho_r * p
+            keep = tl.maximum(1 - p, 6e-8)
+            gain = keep * rho_row
             drive = p * w_bar
-        r_after, r_before = adjoints(gain, drive, r_bar, rows, last, BM)
-        r_bar = row_of(r_before, rows, 0)
+        drive = tl.where(last, gain * r_bar[None, :] + drive, drive)
+        _, adjoint = tl.associative_scan((gain, drive), 0, affine, reverse=True)
+        r_bar = tl.sum(row_of(adjoint, rows, 0), axis=0)
+        # The adjoint of the pool after a query, which P needs, follows from the one before it without a shift.
         if MINIMUM:
-            p_bar = w_bar - r_before  # zero where the pool was too small
+            p_bar = tl.where(enough, w_bar - adjoint, 0.0)
+            passed = tl.maximum(left, 0.0) * adjoint
         else:
-            p_bar = before * (w_bar - rho_r * r_after)
+            over = left * reciprocal(keep)
+            passed = adjoint - p * w_bar
+            p_bar = over * (w_bar - passed * reciprocal(keep))
+            passed *= over
+
+        # From here on P and what it is made of are computed a second time: kept until here, they would not fit into
+        # the registers.
+        if AGED:
+            reach = eps + released
+        else:
+            inverse_bound = reciprocal_again(spike + kappa)
+            p = gate * (spike * inverse_bound)
+            if MINIMUM:
+                reach = eps + (p + tl.minimum(left, 0.0))
+            else:
+                reach = eps + released
+        score_bar = y * reach
         if LEARNED:
-            sum_w += summed(w_bar, BM, BN, RUN, FLAT)
-            sum_log += summed(score_bar * log2(reach), BM, BN, RUN, FLAT)
-            sum_pool += summed(r_after, BM, BN, RUN, FLAT)
-            left = before - reach
-            if not MINIMUM:
-                left = before - p * before
-            sum_left += summed(r_after * left, BM, BN, RUN, FLAT)
+            sum_w += folded(w_bar, BM, BN, RUN)
+            sum_log += folded(score_bar * log2(reach), BM, BN, RUN)
+            sum_pool += folded(tl.where(valid[:, None], adjoint, 0.0), BM, BN, RUN)
+            sum_left += folded(tl.where(valid[:, None], passed, 0.0), BM, BN, RUN)
 
         if AGED:
             if LEARNED:
-                sum_x += summed(tl.where(spike > 0, p_bar, 0.0), BM, BN, RUN, FLAT)
+                sum_x += folded(tl.where(spike > 0, p_bar, 0.0), BM, BN, RUN)
         else:
             p_bar *= p
-            rest = p_bar - p_bar * coupling
+            rest = p_bar * kappa * inverse_bound
             score_bar += rest
             x_bar = p_bar - p_bar * gate
+            hill = reciprocal_again(trail + half)
             # The calcium, backwards: its adjoint decays from one query to the one before, not after the last.
-            drive = entered(x_bar * (hill * hill) * steepness, c_bar, rows, last, BM)
-            _, adjoint = tl.associative_scan((tl.zeros_like(drive) + rho_c, drive), 0, affine, reverse=True)
-            c_bar = rho_c * row_of(adjoint, rows, 0)
+            drive = x_bar * hill * hill * steepness
+            drive = tl.where(last, c_bar[None, :] + drive, drive)
+            gain = tl.where(queries < tq - 1, rho_c, 1.0)[:, None] + tl.zeros_like(drive)
+            _, adjoint = tl.associative_scan((gain, drive), 0, affine, reverse=True)
+            c_bar = rho_c * tl.sum(row_of(adjoint, rows, 0), axis=0)
             score_bar += adjoint * (spike * reciprocal(1 + spike) * LOG2_E)
             if LEARNED:
                 sensed = trail * hill
-                sum_x += summed(x_bar, BM, BN, RUN, FLAT)
-                sum_s += summed(x_bar * sensed, BM, BN, RUN, FLAT)
-                sum_hill += summed(x_bar * sensed * hill, BM, BN, RUN, FLAT)
-                sum_rest += summed(rest, BM, BN, RUN, FLAT)
-                sum_drive += summed(adjoint * log2(1 + spike), BM, BN, RUN, FLAT)
-                sum_c += summed(adjoint * trail, BM, BN, RUN, FLAT)
+                sum_x += folded(x_bar, BM, BN, RUN)
+                sum_s += folded(x_bar * sensed, BM, BN, RUN)
+                sum_hill += folded(x_bar * sensed * hill, BM, BN, RUN)
+                sum_rest += folded(rest, BM, BN, RUN)
+                sum_drive += folded(adjoint * log2(1 + spike), BM, BN, RUN)
+                sum_c += folded(tl.where(valid[:, None], adjoint * trail, 0.0), BM, BN, RUN)
 
         score_bar = score_bar.to(q_tile.dtype)
         dk = product(tl.trans(score_bar), q_tile, dk, PRECISION=PRECISION)
-        dq = product(tl.trans(k_tile), tl.trans(score_bar), PRECISION=PRECISION)
-        at = (which * tq + queries[None, :]) * D + depth[:, None]
+        dq = product(score_bar, k_tile, PRECISION=PRECISION)
+        at = (which * tq + queries[:, None]) * D + depth[None, :]
         # `scale` has the log2(e) of the exponential.
-        inside = (queries < tq)[None, :] & (depth < D)[:, None]
-        tl.atomic_add(q_bar + at, dq * (scale * LN_2), mask=inside, sem="relaxed")
+        tl.atomic_add(q_bar + at, dq * (scale * LN_2), mask=valid[:, None] & (depth < D)[None, :], sem="relaxed")
 
-    inside = (keys < tk)[:, None] & (depth < D)[None, :]
+    inside = here[:, None] & (depth < D)[None, :]
     at = (which * tk + keys[:, None]) * D + depth[None, :]
     tl.store(k_bar + at, (dk * (scale * LN_2)).to(k_bar.dtype.element_ty), mask=inside)
     tl.store(v_bar + at, dv.to(v_bar.dtype.element_ty), mask=inside)
-    tl.store(calcium_bar_in + state, c_bar / unit, mask=here)
-    tl.store(pool_bar_in + state, r_bar, mask=here)
+    tl.store(calcium_bar_in + which * tk + keys, c_bar / unit, mask=here)
+    tl.store(pool_bar_in + which * tk + keys, r_bar, mask=here)
     if LEARNED:
+        # The adjoints after each query are those before it, shifted by one.
+        all_pools += tl.sum(tl.sum(sum_pool, axis=1), axis=0) - tl.sum(r_bar, axis=0)
         tl.store(base + 0, tl.sum(tl.sum(sum_w, axis=1), axis=0))
         tl.store(base + 1, tl.sum(tl.sum(sum_log, axis=1), axis=0) * LN_2)
-        tl.store(base + 2, tl.sum(tl.sum(sum_pool, axis=1), axis=0))
+        tl.store(base + 2, all_pools)
         tl.store(base + 3, tl.sum(tl.sum(sum_left, axis=1), axis=0))
         tl.store(base + 4, tl.sum(tl.sum(sum_x, axis=1), axis=0))
         tl.store(base + 5, tl.sum(tl.sum(sum_s, axis=1), axis=0))
@@ -297,40 +307,37 @@ def backward(
 
 
 @triton.jit
-def entered(x, more, rows, last, BM: tl.constexpr):
-    """x, with ``more`` (1, keys) added to its row ``last``: usually a tile's last, which costs nothing to find."""
-    if last < BM - 1:
-        return tl.where((rows == last)[:, None], kept(x) + more, x)
-    else:
-        return tl.where((rows == BM - 1)[:, None], x + more, x)
+def max_affine(w1, a1, b1, w2, a2, b2):
+    """x -> max(w x + a, b), the older first."""
+    return w1 * w2, w2 * a1 + a2, tl.maximum(w2 * b1 + a2, b2)
 
 
 @triton.jit
-def adjoints(gain, drive, entering, rows, last, BM: tl.constexpr):
-    """What x_t = gain_t x_{t+1} + drive_t is after and before each query, if it is ``entering`` behind row ``last``.
+def pool_trail(p, pool, rows, rho_r, recovery, MINIMUM: tl.constexpr):
+    """W, and z = R - P (rule "min") or R (1 - P) (rule "mul"), of which the next pool is a function.
 
-    Behind a tile that is cut off it enters as the row after the last, so that the rows behind that are zero.
+    The queries of a key are spread over threads here, where these inclusive scans cost less than :func:`.pools`.
+    Rule "min": z_t = max(rho_r z_{t-1} + e_t, e_t) with e_t = recovery - P_t, except that z_0 = pool - P_0.
     """
-    end = (rows == BM - 1)[:, None]
-    after = tl.where(end, entering, 0.0)
-    if last < BM - 1:
-        drive = tl.where((rows == last + 1)[:, None], entering, kept(drive))
-        after = tl.zeros_like(drive)
+    first = (rows == 0)[:, None]
+    if MINIMUM:
+        drive = recovery - p
+        shift = tl.where(first, -1e30, drive)
+        floor = tl.where(first, pool[None, :] - p, drive)
+        _, _, left = tl.associative_scan((tl.zeros_like(p) + rho_r, shift, floor), 0, max_affine)
+        released = p + tl.minimum(left, 0.0)
     else:
-        drive = tl.where(end, gain * entering + drive, drive)
-    leaf = tl.zeros_like(drive) + 1
-    none = tl.zeros_like(drive)
-    _, before, _, _, after = tl.associative_scan((gain, drive, leaf, none, after), 0, affine_before, reverse=True)
-    return after, before
+        keep = tl.maximum(1 - p, 6e-8)  # P = 1 would leave no trace of R
+        drive = keep * tl.where(first, pool[None, :], recovery)
+        _, left = tl.associative_scan((keep * rho_r, drive), 0, affine)
+        released = p * left * reciprocal(keep)
+    return released, left
 
 
 @triton.jit
-def summed(x, BM: tl.constexpr, BN: tl.constexpr, RUN: tl.constexpr, FLAT: tl.constexpr):
-    """Sums of x over columns, or over squares of RUN queries by RUN keys: what a thread holds, so no shuffles."""
-    if FLAT:
-        return tl.sum(x, axis=0, keep_dims=True)
-    else:
-        return tl.sum(tl.sum(tl.reshape(x, (BM // RUN, RUN, BN // RUN, RUN)), axis=3), axis=1)
+def folded(x, BM: tl.constexpr, BN: tl.constexpr, RUN: tl.constexpr):
+    """Sums of x over squares of RUN queries by RUN keys, which are a thread's own: no shuffles."""
+    return tl.sum(tl.sum(tl.reshape(x, (BM // RUN, RUN, BN // RUN, RUN)), axis=3), axis=1)
 
 
 @triton.jit
@@ -356,8 +363,9 @@ def finish(sums, kinetics, kinetics_bar, batches, heads, programs, AGED: tl.cons
     rho_c = tl.load(kinetics + RHO_C * heads + head)
     rho_r = tl.load(kinetics + RHO_R * heads + head)
     r_max = tl.load(kinetics + R_MAX * heads + head)
-    # The sum over decayed calcium was taken after the decay; a decay of zero passes nothing on.
+    # The sums over decayed states were taken after the decay; a decay of zero passes nothing on.
     over_c = tl.where(rho_c > 0, 1 / rho_c, 0.0)
+    over_r = tl.where(rho_r > 0, 1 / rho_r, 0.0)
     pools = pick(total, which, 2)
     if AGED:
         gate = 1 / (1 + tl.exp(-b))
@@ -370,7 +378,7 @@ def finish(sums, kinetics, kinetics_bar, batches, heads, programs, AGED: tl.cons
     tl.store(kinetics_bar + EPS * heads + head, pick(total, which, 0))
     tl.store(kinetics_bar + LAM * heads + head, pick(total, which, 1))
     tl.store(kinetics_bar + R_MAX * heads + head, (1 - rho_r) * pools + pick(total, which, 12))
-    to_rho_r = pick(total, which, 3) - r_max * pools + pick(total, which, 10)
+    to_rho_r = pick(total, which, 3) * over_r - r_max * pools + pick(total, which, 10)
     tl.store(kinetics_bar + RHO_R * heads + head, to_rho_r)
     tl.store(kinetics_bar + B * heads + head, to_b)
     tl.store(kinetics_bar + KAPPA * heads + head, to_kappa)

@@ -148,16 +148,8 @@ def reciprocal(x):
 
 
 @triton.jit
-def log2_again(x):
-    """The compiler does not merge this with an earlier :func:`log2`, whose result would have to be kept until here."""
-    if COMPILED:
-        return tl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, False, 1)
-    else:
-        return tl.log2(x)
-
-
-@triton.jit
 def reciprocal_again(x):
+    """The compiler does not merge this with an earlier :func:`reciprocal`, whose result would have to be kept."""
     if COMPILED:
         return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, False, 1)
     else:
