@@ -95,24 +95,27 @@ def padded(depth: int) -> int:
     return max(16, 1 << (depth - 1).bit_length())
 
 
-def tiling(kernel: str, depth: int, dtype: torch.dtype, *, general: bool = False) -> Tiling:
+def tiling(kernel: str, depth: int, dtype: torch.dtype, *, general: bool = False, masked: bool = False) -> Tiling:
     """The tiles of ``kernel`` ("advance", "backward") for heads of ``depth`` dimensions.
 
     Those that need the fewest instructions per pair among the ones that do not spill registers on sm_90
-    (``benchmarks/gpu_offline.py``). With 32 keys per warp, or a multiple of it, a thread holds whole columns.
+    (``benchmarks/gpu_offline.py``); a window or documents (``masked``) leave fewer registers. In "advance" there are 32
+    keys per warp, or a multiple of it: so a thread holds whole columns of a tile.
     """
     if interpreted():
-        return Tiling({"advance": 4, "backward": 8}[kernel], 32, 4, 1)
+        return Tiling({"advance": 16, "backward": 8}[kernel], 32, {"advance": 1, "backward": 4}[kernel], 1)
     depth = padded(depth)
     if kernel == "advance":
-        if dtype == torch.float32:
-            return Tiling(16, 32, 4, 1)
-        return Tiling(16, 256, 4, 1) if depth <= 64 else Tiling(32, 256, 8, 1)
+        if dtype == torch.float32 or depth > 128:
+            return Tiling(16, 64, 2, 1)
+        if depth > 64:
+            return Tiling(32, 256, 8, 1)
+        return Tiling(16, 128 if masked else 256, 4, 1)
     if dtype == torch.float32:
-        return Tiling(16, 32, 4, 1)
-    if depth <= 64:
-        return Tiling(16, 32 if general else 64, 4, 1)
-    return Tiling(32, 32 if general or depth > 128 else 64, 8, 1)
+        return Tiling(16, 16, 4, 1)
+    if depth > 64:
+        return Tiling(16, 64 if depth <= 128 else 32, 8, 1)
+    return Tiling(16, 32 if general or masked else 64, 4, 1)
 
 
 def span(depth: int, dtype: torch.dtype) -> int:
@@ -238,12 +241,13 @@ def launch_forward(
         )
         return out, calcium_out, pool_out, totals.new_empty(0), totals.new_empty(0)
 
-    distance, tiles = span(depth, q.dtype), tiling("advance", depth, q.dtype)
+    masked = window > 0 or segments_q is not None
+    distance, tiles = span(depth, q.dtype), tiling("advance", depth, q.dtype, masked=masked)
     boundaries = calcium.new_empty((batch * heads, -(-tq // distance), 2, tk) if save else (0,))
     total = calcium.new_empty(batch, heads, tq)
     slots = -(-tk // tiles.keys)
     if window > 0:
-        slots = min(slots, -(-(window + distance + tiles.keys) // tiles.keys) + 1)
+        slots = min(slots, -(-(window + COMBINED + tiles.queries + tiles.keys) // tiles.keys) + 1)
     parts = q.new_empty(batch * heads, slots, tq, depth)
     totals = total.new_empty(batch * heads, slots, tq)
     kernels = _kernels().forward
@@ -254,7 +258,7 @@ def launch_forward(
         )  # fmt: skip
     kernels.combine[(-(-tq // COMBINED), batch * heads)](
         parts, totals, out, total, tq, tk, window, slots,
-        D=depth, BD=padded(depth), BN=tiles.keys, SPAN=distance, ROWS=COMBINED, WINDOW=window > 0, num_warps=4,
+        D=depth, BD=padded(depth), BM=tiles.queries, BN=tiles.keys, ROWS=COMBINED, WINDOW=window > 0, num_warps=4,
     )  # fmt: skip
     if not save:
         return out, calcium_out, pool_out, total.new_empty(0), total.new_empty(0)
@@ -327,10 +331,11 @@ def launch_backward(
     partial = k.dtype if heads == kv_heads else torch.float32
     k_bar, v_bar = k.new_empty(each, dtype=partial), v.new_empty(each, dtype=partial)
     calcium_bar_in, pool_bar_in = torch.empty_like(calcium_bar), torch.empty_like(pool_bar)
-    programs = -(-tk // min(tiling("backward", depth, q.dtype, general=x).keys for x in (False, True)))
+    masked = window > 0 or segments_q is not None
+    tilings = [tiling("backward", depth, q.dtype, general=general, masked=masked) for general in (False, True)]
+    programs = -(-tk // min(tiles.keys for tiles in tilings))
     sums = total.new_zeros(batch * heads * programs * kernels.SUMS.value if learned else 0)
-    for general in (False, True):
-        tiles = tiling("backward", depth, q.dtype, general=general)
+    for general, tiles in zip((False, True), tilings, strict=True):
         kernels.backward[(-(-tk // tiles.keys), batch * heads)](
             q, k, v, share_bar, table, seg_q, seg_k, boundaries, shift, calcium_bar, pool_bar,
             q_bar, k_bar, v_bar, calcium_bar_in, pool_bar_in, sums, programs,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from bouton.ops.fatigue_attention.triton_forward import spans_of
+from bouton.ops.fatigue_attention.triton_forward import blocks_of
 from bouton.ops.fatigue_attention.triton_synapse import (
     AGE,
     ALPHA,
@@ -153,7 +153,7 @@ def backward(
         sum_x, sum_s, sum_hill, sum_rest, sum_drive, sum_c = zero, zero, zero, zero, zero, zero
     base = sums + (which * programs + tl.program_id(0)) * SUMS
 
-    first, stop = spans_of(key_start, old, tq, window, BM, BN, WINDOW)
+    first, stop = blocks_of(key_start, old, tq, window, BM, BN, WINDOW)
     if WINDOW:
         if stop < blocks:
             idle = (tq - stop * BM).to(tl.float32)

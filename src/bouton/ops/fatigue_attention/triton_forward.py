@@ -38,12 +38,12 @@ from bouton.ops.fatigue_attention.triton_synapse import (
 
 
 @triton.jit
-def spans_of(key_start, old, tq, window, SPAN: tl.constexpr, BN: tl.constexpr, WINDOW: tl.constexpr):
-    """The spans of ``SPAN`` queries that see one of ``BN`` keys: the first, and the one behind the last."""
-    first = tl.maximum(key_start - old, 0) // SPAN
-    stop = tl.cdiv(tq, SPAN)
+def blocks_of(key_start, old, tq, window, BM: tl.constexpr, BN: tl.constexpr, WINDOW: tl.constexpr):
+    """The blocks of ``BM`` queries that see one of ``BN`` keys: the first, and the one behind the last."""
+    first = tl.maximum(key_start - old, 0) // BM
+    stop = tl.cdiv(tq, BM)
     if WINDOW:
-        stop = tl.minimum(tl.cdiv(tl.maximum(key_start + BN - 1 + window - old, 0), SPAN), stop)
+        stop = tl.minimum(tl.cdiv(tl.maximum(key_start + BN - 1 + window - old, 0), BM), stop)
     return first, tl.maximum(stop, first)
 
 
@@ -82,7 +82,7 @@ def advance(
     BD: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
-    SPAN: tl.constexpr,  # queries from one stored state to the next, a multiple of BM
+    SPAN: tl.constexpr,  # queries from one stored state to the next; BM is a multiple of it
     SAVE: tl.constexpr,
     FLAT: tl.constexpr,  # a thread holds whole columns of a tile
     MINIMUM: tl.constexpr,
@@ -106,7 +106,7 @@ def advance(
     depth = tl.arange(0, BD)
     here = (keys < tk)[None, :]
     EVEN: tl.constexpr = D == BD
-    TILES: tl.constexpr = SPAN // BM
+    SPANS: tl.constexpr = BM // SPAN
     rho_c, unit = tl.load(row + RHO_C), tl.load(row + UNIT)
     rho_r, recovery, r_max = tl.load(row + RHO_R), tl.load(row + RECOVERY), tl.load(row + R_MAX)
     eps, lam = tl.load(row + EPS), tl.load(row + LAM)
@@ -127,11 +127,11 @@ def advance(
     total_base = totals + (which * slots + tl.program_id(0) % slots) * tq
     part_base = parts + (which * slots + tl.program_id(0) % slots) * tq * D
 
-    first, stop = spans_of(key_start, old, tq, window, SPAN, BN, WINDOW)
-    for block in range(first * TILES, tl.minimum(stop * TILES, tl.cdiv(tq, BM))):
-        if SAVE and block % TILES == 0:
-            tl.store(trail_base + block // TILES * 2 * tk, calcium * unit, mask=here)
-            tl.store(trail_base + (block // TILES * 2 + 1) * tk, pool, mask=here)
+    first, stop = blocks_of(key_start, old, tq, window, BM, BN, WINDOW)
+    for block in range(first, stop):
+        if SAVE:
+            tl.store(trail_base + block * SPANS * 2 * tk, calcium * unit, mask=here)
+            tl.store(trail_base + (block * SPANS * 2 + 1) * tk, pool, mask=here)
         start = block * BM
         queries = start + rows
         q_tile = tile_of(q_base, queries, stride_qt, tq, depth, D, EVEN)
@@ -156,6 +156,13 @@ def advance(
         else:
             before, after = pools(p, pool, rows, rho_r, recovery, MINIMUM)
             reach = p * before + eps
+        if SAVE:
+            for i in tl.static_range(1, SPANS):
+                inside = here & (tl.zeros_like(keys)[None, :] + start + i * SPAN < tq)
+                if not AGED:
+                    passed = row_of(trail, rows, i * SPAN - 1) * unit
+                    tl.store(trail_base + (block * SPANS + i) * 2 * tk, passed, mask=inside)
+                tl.store(trail_base + ((block * SPANS + i) * 2 + 1) * tk, row_of(after, rows, i * SPAN - 1), mask=inside)
         n = (spike * strength(reach, lam, GENERAL)).to(v_tile.dtype)
         part = product(v_tile, tl.trans(n), PRECISION=PRECISION)
         # The sum of n by the tensor cores too: a sum along axis 1 would be made of shuffles.
@@ -174,12 +181,12 @@ def advance(
             if not AGED:
                 calcium = row_of(trail, rows, BM - 1)
 
-    idle = tq - stop * SPAN
+    idle = tq - stop * BM
     if WINDOW and idle > 0:
         # No later query sees these keys: they rest.
         if SAVE:
-            tl.store(trail_base + stop * 2 * tk, calcium * unit, mask=here)
-            tl.store(trail_base + (stop * 2 + 1) * tk, pool, mask=here)
+            tl.store(trail_base + stop * SPANS * 2 * tk, calcium * unit, mask=here)
+            tl.store(trail_base + (stop * SPANS * 2 + 1) * tk, pool, mask=here)
         if not AGED:
             calcium = calcium * exp2(idle.to(tl.float32) * log2(rho_c))
         pool = r_max + (pool - r_max) * exp2(idle.to(tl.float32) * log2(rho_r))
@@ -199,8 +206,8 @@ def combine(
     slots,
     D: tl.constexpr,
     BD: tl.constexpr,
-    BN: tl.constexpr,  # keys of a program of `advance`
-    SPAN: tl.constexpr,
+    BM: tl.constexpr,  # queries and keys of a tile of `advance`
+    BN: tl.constexpr,
     ROWS: tl.constexpr,
     WINDOW: tl.constexpr,
 ):
@@ -217,8 +224,8 @@ def combine(
         low = tl.maximum(old + start - window + 1, 0) // BN
     for j in range(low, tl.cdiv(tl.minimum(old + start + ROWS, tk), BN)):
         # A block of keys has left something for the queries that its program came along.
-        first, stop = spans_of(j * BN, old, tq, window, SPAN, BN, WINDOW)
-        valid = (queries >= first * SPAN) & (queries < tl.minimum(stop * SPAN, tq))
+        first, stop = blocks_of(j * BN, old, tq, window, BM, BN, WINDOW)
+        valid = (queries >= first * BM) & (queries < tl.minimum(stop * BM, tq))
         base = (which * slots + j % slots) * tq
         norm += tl.load(totals + base + queries, mask=valid, other=0.0)
         pointers = parts + (base + queries)[:, None] * D + depth[None, :]
