@@ -70,17 +70,17 @@ def launch_backward(
     batch, heads, tq, depth = q.shape
     tk = k.shape[2]
     q, k, v, out_bar = q.contiguous(), k.contiguous(), v.contiguous(), out_bar.to(q.dtype).contiguous()
-    inverse, shift = torch.empty_like(total), torch.empty_like(total)
+    share_bar, shift = torch.empty_like(out_bar), torch.empty_like(total)
     rows = batch * heads * tq
     plain, backward = _kernels()
     backward.slopes[(-(-rows // 32),)](
-        out, out_bar, total, inverse, shift, rows, D=depth, BD=padded(depth), BM=32, num_warps=4
+        out, out_bar, total, share_bar, shift, rows, D=depth, BD=padded(depth), BM=32, num_warps=4
     )
     q_bar, k_bar, v_bar = q.new_zeros(q.shape, dtype=torch.float32), torch.empty_like(k), torch.empty_like(v)
     tiles, options = _options(depth, q.dtype, backward=True)
     scale = math.log2(math.e) / math.sqrt(depth)
     plain.plain_backward[(-(-tk // tiles.keys), batch * heads)](
-        q, k, v, out_bar, inverse, shift, q_bar, k_bar, v_bar, tq, tk, scale, **options
+        q, k, v, share_bar, shift, q_bar, k_bar, v_bar, tq, tk, scale, **options
     )
     return q_bar.to(q.dtype), k_bar, v_bar
 
