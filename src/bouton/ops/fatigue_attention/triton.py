@@ -256,9 +256,10 @@ def launch_forward(
             q, k, v, table, calcium, pool, seg_q, seg_k, boundaries, parts, totals, calcium_out, pool_out,
             *_strides(q, k, v), *scalars, slots, **shared, **options(tiles, q.dtype, general), SPAN=distance, SAVE=save,
         )  # fmt: skip
-    kernels.combine[(-(-tq // COMBINED), batch * heads)](
+    kernels.gather[(-(-tq // COMBINED), batch * heads)](
         parts, totals, out, total, tq, tk, window, slots,
-        D=depth, BD=padded(depth), BM=tiles.queries, BN=tiles.keys, ROWS=COMBINED, WINDOW=window > 0, num_warps=4,
+        D=depth, BD=padded(depth), QUERIES=tiles.queries, KEYS=tiles.keys, ROWS=COMBINED, WINDOW=window > 0,
+        num_warps=4,
     )  # fmt: skip
     if not save:
         return out, calcium_out, pool_out, total.new_empty(0), total.new_empty(0)

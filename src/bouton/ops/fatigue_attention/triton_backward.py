@@ -135,6 +135,7 @@ def backward(
     eps, lam, kappa = tl.load(row + EPS), tl.load(row + LAM), tl.load(row + KAPPA)
     steepness = tl.load(row + S) * half
 
+    zeros = by_key(row, keys, FLAT)
     of_keys = keys
     if SEGMENTS:
         of_keys = tl.load(segments_k + batch * tk + keys, mask=here, other=0)
@@ -154,23 +155,22 @@ def backward(
     base = sums + (which * programs + tl.program_id(0)) * SUMS
 
     first, stop = blocks_of(key_start, old, tq, window, BM, BN, WINDOW)
-    if WINDOW:
-        if stop < blocks:
-            idle = (tq - stop * BM).to(tl.float32)
-            fade_r = exp2(idle * log2(rho_r))
-            fade_c = exp2(idle * log2(rho_c))
-            if LEARNED:
-                pool = tl.load(trail_base + (stop * 2 + 1) * tk, mask=here, other=0.0)
-                tl.store(base + 12, tl.sum(r_bar * (1 - fade_r), axis=0))
-                rest_rho_r = r_bar * (pool - r_max) * idle * exp2((idle - 1) * log2(rho_r))
-                tl.store(base + 10, tl.sum(rest_rho_r, axis=0))
-                if not AGED:
-                    calcium = tl.load(trail_base + stop * 2 * tk, mask=here, other=0.0) / unit
-                    rest_rho_c = c_bar * calcium * idle * exp2((idle - 1) * log2(rho_c))
-                    tl.store(base + 11, tl.sum(rest_rho_c, axis=0))
-            r_bar *= fade_r
+    if WINDOW and stop < blocks:
+        idle = (tq - stop * BM).to(tl.float32)
+        fade_r = exp2(idle * log2(rho_r))
+        fade_c = exp2(idle * log2(rho_c))
+        if LEARNED:
+            pool = tl.load(trail_base + (stop * 2 + 1) * tk, mask=here, other=0.0)
+            tl.store(base + 12, tl.sum(r_bar * (1 - fade_r), axis=0))
+            rest_rho_r = r_bar * (pool - r_max) * idle * exp2((idle - 1) * log2(rho_r))
+            tl.store(base + 10, tl.sum(rest_rho_r, axis=0))
             if not AGED:
-                c_bar *= fade_c
+                calcium = tl.load(trail_base + stop * 2 * tk, mask=here, other=0.0) / unit
+                rest_rho_c = c_bar * calcium * idle * exp2((idle - 1) * log2(rho_c))
+                tl.store(base + 11, tl.sum(rest_rho_c, axis=0))
+        r_bar *= fade_r
+        if not AGED:
+            c_bar *= fade_c
     all_pools = tl.sum(r_bar, axis=0)
 
     for back in range(0, stop - first):
@@ -181,7 +181,7 @@ def backward(
         q_tile = tile_of(q_base, queries, stride_qt, tq, depth, D, EVEN)
         scores = product(q_tile, tl.trans(k_tile), PRECISION=PRECISION)
         spike = spikes(
-            scores, scale, by_key(row, keys, FLAT), key_start, keys, start, old, tq, window, of_keys, segments_q + batch * tq,
+            scores, scale, zeros, key_start, keys, start, old, tq, window, of_keys, segments_q + batch * tq,
             BM, BN, WINDOW, SEGMENTS,
         )  # fmt: skip
         if AGED:

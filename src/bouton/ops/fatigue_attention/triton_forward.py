@@ -1,7 +1,7 @@
 """The forward pass: one program per block of keys, which walks along the queries with its calcium and pools.
 
 Every pair is computed once. Keys, values and state stay where they are; what comes along are the queries, and what is
-left behind is the part of each output that the block's values contribute. :func:`combine` adds these parts up in the
+left behind is the part of each output that the block's values contribute. :func:`gather` adds these parts up in the
 order of the keys, so results do not depend on the order in which programs run. There is no running maximum as in
 FlashAttention (Dao 2023): logits are bounded.
 """
@@ -162,7 +162,9 @@ def advance(
                 if not AGED:
                     passed = row_of(trail, rows, i * SPAN - 1) * unit
                     tl.store(trail_base + (block * SPANS + i) * 2 * tk, passed, mask=inside)
-                tl.store(trail_base + ((block * SPANS + i) * 2 + 1) * tk, row_of(after, rows, i * SPAN - 1), mask=inside)
+                tl.store(
+                    trail_base + ((block * SPANS + i) * 2 + 1) * tk, row_of(after, rows, i * SPAN - 1), mask=inside
+                )
         n = (spike * strength(reach, lam, GENERAL)).to(v_tile.dtype)
         part = product(v_tile, tl.trans(n), PRECISION=PRECISION)
         # The sum of n by the tensor cores too: a sum along axis 1 would be made of shuffles.
@@ -195,7 +197,7 @@ def advance(
 
 
 @triton.jit
-def combine(
+def gather(
     parts,
     totals,
     out,  # (B, Hq, Tq, D)
@@ -206,8 +208,8 @@ def combine(
     slots,
     D: tl.constexpr,
     BD: tl.constexpr,
-    BM: tl.constexpr,  # queries and keys of a tile of `advance`
-    BN: tl.constexpr,
+    QUERIES: tl.constexpr,  # and keys of a tile of `advance`
+    KEYS: tl.constexpr,
     ROWS: tl.constexpr,
     WINDOW: tl.constexpr,
 ):
@@ -221,11 +223,11 @@ def combine(
     norm = tl.zeros((ROWS,), tl.float32)
     low = 0
     if WINDOW:
-        low = tl.maximum(old + start - window + 1, 0) // BN
-    for j in range(low, tl.cdiv(tl.minimum(old + start + ROWS, tk), BN)):
+        low = tl.maximum(old + start - window + 1, 0) // KEYS
+    for j in range(low, tl.cdiv(tl.minimum(old + start + ROWS, tk), KEYS)):
         # A block of keys has left something for the queries that its program came along.
-        first, stop = blocks_of(j * BN, old, tq, window, BM, BN, WINDOW)
-        valid = (queries >= first * BM) & (queries < tl.minimum(stop * BM, tq))
+        first, stop = blocks_of(j * KEYS, old, tq, window, QUERIES, KEYS, WINDOW)
+        valid = (queries >= first * QUERIES) & (queries < tl.minimum(stop * QUERIES, tq))
         base = (which * slots + j % slots) * tq
         norm += tl.load(totals + base + queries, mask=valid, other=0.0)
         pointers = parts + (base + queries)[:, None] * D + depth[None, :]
