@@ -64,6 +64,14 @@ class Objective:
             total += self.performance * parts["cost_ratio"]
         return Score(total, status, parts)
 
+    def deviation(self, outcomes: Sequence[Outcome]) -> float:
+        """Standard deviation over seeds of the score of one arm, from the spread of its losses; 0 for a lone seed."""
+        values = [_loss(outcome) for outcome in outcomes if outcome["status"] != FAILED]
+        if len(values) < 2:
+            return 0.0
+        spread = statistics.stdev(values)
+        return self.quality * spread / statistics.fmean(values) if self.baseline else spread
+
     def cost_ratio(self, seed: int, outcome: Outcome) -> float:
         """cost / cost of the plain body with the same seed."""
         logs = []
@@ -75,13 +83,6 @@ class Objective:
     def loss_for(self, score: float, seed: int, cost_ratio: float) -> float:
         """The loss with which a trial of that cost reaches ``score``."""
         return (score - self.performance * cost_ratio) / self.quality * _loss(self.baseline[seed])
-
-
-def noise(baseline: Sequence[Outcome]) -> float:
-    """Standard deviation over seeds of the plain body's loss relative to its mean, or of plain values."""
-    values = [_loss(outcome) for outcome in baseline]
-    deviation = statistics.stdev(values)
-    return deviation / statistics.fmean(values) if "facts" in baseline[0] else deviation
 
 
 def _loss(outcome: Outcome) -> float:
