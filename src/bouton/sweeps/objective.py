@@ -65,20 +65,26 @@ class Objective:
         return Score(total, status, parts)
 
     def deviation(self, outcomes: Sequence[Outcome]) -> float:
-        """Standard deviation over seeds of the score of one arm, from the spread of its losses; 0 for a lone seed."""
-        values = [_loss(outcome) for outcome in outcomes if outcome["status"] != FAILED]
-        if len(values) < 2:
+        """Standard deviation over seeds of the score of one arm relative to its own mean; 0 for a lone seed."""
+        sound = [outcome for outcome in outcomes if outcome["status"] != FAILED]
+        if len(sound) < 2:
             return 0.0
-        spread = statistics.stdev(values)
-        return self.quality * spread / statistics.fmean(values) if self.baseline else spread
+        if not self.baseline:
+            return statistics.stdev(_loss(outcome) for outcome in sound)
+        losses = [_loss(outcome) for outcome in sound]
+        scores = [self.quality * loss / statistics.fmean(losses) for loss in losses]
+        if self.performance:
+            costs = [math.exp(self._log_cost(outcome)) for outcome in sound]
+            scores = [s + self.performance * c / statistics.fmean(costs) for s, c in zip(scores, costs, strict=True)]
+        return statistics.stdev(scores)
 
     def cost_ratio(self, seed: int, outcome: Outcome) -> float:
         """cost / cost of the plain body with the same seed."""
-        logs = []
-        for name in self.costs:
-            own, plain = _cost(outcome, name), _cost(self.baseline[seed], name)
-            logs.append(math.log(plain / own) if name in RATES else math.log(own / plain))
-        return math.exp(statistics.fmean(logs))
+        return math.exp(self._log_cost(outcome) - self._log_cost(self.baseline[seed]))
+
+    def _log_cost(self, outcome: Outcome) -> float:
+        logs = [math.log(_cost(outcome, name)) * (-1 if name in RATES else 1) for name in self.costs]
+        return statistics.fmean(logs)
 
     def loss_for(self, score: float, seed: int, cost_ratio: float) -> float:
         """The loss with which a trial of that cost reaches ``score``."""
