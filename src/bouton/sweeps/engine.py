@@ -163,7 +163,8 @@ class Search:
         gained = bool(finite) and told[index] < self._best_here - self.min_delta
         self._best_here = min(self._best_here, told[index]) if finite else self._best_here
         self._waited = 0 if gained else self._waited + 1
-        reason = self._stagnation()
+        # A generation without any value looks flat to cma, which is no convergence.
+        reason = self._stagnation() if finite else None
         if reason is not None:
             self._restart(reason)
 

@@ -64,6 +64,7 @@ class Sweep:
     seeded: bool
     objective: Objective = field(init=False)
     best: Best | None = None
+    names: dict[str, str] = field(default_factory=dict)  # values of a candidate -> the name under which it was tried
     finished: list[tuple[float, float]] = field(default_factory=list)  # score and cost ratio of finished candidates
 
     # -- the search --------------------------------------------------------------------------------------------------
@@ -101,6 +102,7 @@ class Sweep:
                 raise TrainingError(f"the baseline cannot be trained: {outcome['error']}")
         self.objective = Objective(settings.quality, settings.performance, settings.costs, baseline)
         score = self.objective.score({seed: outcomes[self._id("start", seed)] for seed in seeds})
+        self.names[_key(start)] = "start"
         self._consider("start", start, score)
         log.info("defaults: score %s%s", _number(score.value), _parts(score))
         if gate is None:
@@ -165,8 +167,6 @@ class Sweep:
             scores, outcomes = self._evaluate(f"{phase}_g{generation:03d}", candidates)
             sigma = search.sigma
             search.tell([score.value for score in scores])
-            for index, (values, score) in enumerate(zip(candidates, scores, strict=True)):
-                self._consider(f"{phase}_g{generation:03d}_c{index:02d}", values, score)
             record = self._decided(
                 "generation",
                 f"{phase} {generation}",
@@ -193,11 +193,13 @@ class Sweep:
     def confirm(self) -> dict[str, Any]:
         """Winner, defaults and baseline on fresh seeds: what the search minimised flatters its winner."""
         assert self.best is not None
+        if self.best.score.value is None:
+            raise TrainingError(f"no trial finished: see the errors in {self.journal.path}")
         best, count = self.best, self.settings.confirm_seeds if self.seeded else 0
         result: dict[str, Any] = {"best": best.name, "score": best.score.value, "values": best.values}
         first = max(self.settings.seeds) + 1000
         seeds = range(first, first + count)
-        if count and best.score.value is not None:
+        if count:
             jobs = [self._job(f"confirm_{name}", seed, values) for seed in seeds for name, values in self._finalists()]
             if self.plain is not None:
                 jobs += [self._named("confirm_none", seed, self.plain) for seed in seeds]
@@ -220,16 +222,20 @@ class Sweep:
         """All candidates with all seeds in one batch; the scores, and the outcomes of each."""
         bounds = self._hopeless_words()
         seeds = self.settings.seeds
-        jobs = [
-            self._job(f"{name}_c{index:02d}", seed, values, bounds[seed])
-            for index, values in enumerate(candidates)
+        # Integers and options meet again soon: a candidate that was tried before has its outcomes already.
+        names = [
+            self.names.setdefault(_key(values), f"{name}_c{index:02d}") for index, values in enumerate(candidates)
+        ]
+        jobs = {
+            self._id(own, seed): self._job(own, seed, values, bounds[seed])
+            for own, values in zip(names, candidates, strict=True)
             for seed in seeds
-        ]
-        outcomes = self.trials.run(jobs)
-        grouped = [
-            {seed: outcomes[self._id(f"{name}_c{index:02d}", seed)] for seed in seeds} for index in range(len(candidates))
-        ]
+        }
+        outcomes = self.trials.run(list(jobs.values()))
+        grouped = [{seed: outcomes[self._id(own, seed)] for seed in seeds} for own in names]
         scores = [self.objective.score(own) for own in grouped]
+        for own, values, score in zip(names, candidates, scores, strict=True):
+            self._consider(own, values, score)
         return scores, [list(own.values()) for own in grouped]
 
     def _hopeless_words(self) -> dict[int, tuple[str, ...]]:
@@ -405,6 +411,10 @@ def run_sweep(
             raise error
         recorder.close()
         return result
+
+
+def _key(values: Values) -> str:
+    return repr(sorted(values.items()))
 
 
 def _seed_of(phase: str, seed: int) -> int:
