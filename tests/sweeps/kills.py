@@ -133,7 +133,9 @@ def main(kills: int, *more: str, seed: int = 0) -> int:
                 (cut / "progress.jsonl").rename(cut / f"progress-{hits}.jsonl")
         run(command(cut, *launcher, f"log={log}"))
         found = differs(whole, cut)
-        print(f"{hits} kills ({'search or worker, joblib' if joblib else 'search'}): {len(found)} differences {found[:3]}")
+        print(
+            f"{hits} kills ({'search or worker, joblib' if joblib else 'search'}): {len(found)} differences {found[:3]}"
+        )
         return len(found)
 
 

@@ -13,7 +13,13 @@ from bouton.sweeps.settings import read_settings
 
 def test_words_axes_and_seeds() -> None:
     command = read_command(
-        ["model=tiny", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "mechanism=presyn", "seed=3,5", "model.num_layers=2"]
+        [
+            "model=tiny",
+            "optimizer.lr=tag(log,interval(1e-4,1e-1))",
+            "mechanism=presyn",
+            "seed=3,5",
+            "model.num_layers=2",
+        ]
     )
     assert command.words == ("model=tiny", "mechanism=presyn", "model.num_layers=2")
     assert command.seeds == (3, 5)
@@ -65,7 +71,9 @@ def test_what_cannot_be_searched_is_one_line(words: list[str], message: str) -> 
 
 
 def test_the_plain_body_has_the_same_words_otherwise() -> None:
-    command = read_command(["experiment=first_run", "mechanism=presyn", "+mechanism.presyn.tau_c=3", "trainer.max_steps=5"])
+    command = read_command(
+        ["experiment=first_run", "mechanism=presyn", "+mechanism.presyn.tau_c=3", "trainer.max_steps=5"]
+    )
     words = plain_words(command)
     assert words == ["experiment=first_run", "trainer.max_steps=5", "mechanism=none"]
     assert removals(bouton.compose(*words)) == []

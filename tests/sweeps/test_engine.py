@@ -45,7 +45,7 @@ def test_it_is_fmin2_in_ten_dimensions(name: str, budget: int, noise: float) -> 
             search.tell([measure(point, "ours", draw) for point in search.ask()])
         other = np.random.default_rng(seed)
         settings = {"bounds": [0, 1], "maxfevals": budget, "verbose": -9, "verb_log": 0, "seed": seed}
-        cma.fmin2(lambda u: measure(u, "fmin2", other), start, 0.2, settings)
+        cma.fmin2(measure, start, 0.2, settings, args=("fmin2", other))
         count = len(tried["ours"])
         assert tried["fmin2"][:count] == tried["ours"]
         assert values["fmin2"][:count] == values["ours"]

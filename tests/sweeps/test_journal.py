@@ -59,8 +59,8 @@ def test_processes_write_side_by_side(tmp_path: Path) -> None:
 
 
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
-    with exclusive(tmp_path / "lock", "busy"):
-        with pytest.raises(ConfigError, match="busy"), exclusive(tmp_path / "lock", "busy"):
-            pass
+    lock = tmp_path / "lock"
+    with exclusive(lock, "busy"), pytest.raises(ConfigError, match="busy"), exclusive(lock, "busy"):
+        pass
     with exclusive(tmp_path / "lock", "busy"):
         pass

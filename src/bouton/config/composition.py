@@ -139,7 +139,7 @@ class CompositionSearchPath(SearchPathPlugin):
 def _experiment_file(config_path: str) -> Path | None:
     """The file that ``experiment=<path>`` means, relative to the working directory; None for the name of an option."""
     group, _, rest = config_path.partition("/")
-    if group != EXPERIMENT or "/" not in rest and not rest.endswith((".yaml", ".yml")):
+    if group != EXPERIMENT or ("/" not in rest and not rest.endswith((".yaml", ".yml"))):
         return None
     stem = Path(rest).expanduser()
     return next((file for file in (stem, stem.with_name(f"{stem.name}.yaml")) if file.is_file()), None)

@@ -3,8 +3,8 @@
 A table tells what is valid, which can be much more than what is worth trying. Without a YAML a number is searched:
 
 * on a log scale within one decade to each side of its default, on a logit scale within 2 nats;
-* on a linear scale over its whole valid range, or, where that has an open end, as far from its default as the default is
-  from 0 (at least 1);
+* on a linear scale over its whole valid range, or, where that has an open end, as far from its default as the default
+  is from 0 (at least 1);
 * an integer within a factor of 4, on a log scale where it is positive;
 
 all cut to what is valid, and to what the parameters' own ``check`` accepts beside the others' defaults. A number whose
@@ -202,7 +202,9 @@ def _read(
         for parameter in members:
             _known(f"{path}.groups.{group}", parameter, specs)
             if groups.setdefault(parameter, group) != group:
-                raise ConfigError(f"{path}.groups: {parameter} is in {groups[parameter]} and in {group}: keep it in one")
+                raise ConfigError(
+                    f"{path}.groups: {parameter} is in {groups[parameter]} and in {group}: keep it in one"
+                )
     ranges: dict[str, Mapping[str, Any]] = {}
     for parameter, given in (narrowing.get("ranges") or {}).items():
         _known(f"{path}.ranges", parameter, specs)

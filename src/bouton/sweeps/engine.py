@@ -121,7 +121,7 @@ class Search:
 
     @property
     def mean(self) -> list[float]:
-        """(dimension,) centre of the present distribution, inside the cube: under noise a better guess than the best."""
+        """(dimension,) centre of the present distribution, in the cube: under noise a better guess than the best."""
         return self._visible(self._es.result.xfavorite)
 
     @property
@@ -131,7 +131,7 @@ class Search:
         return np.asarray(self._es.sigma**2 * self._es.sm.covariance_matrix)[:size, :size]
 
     def ask(self, feasible: Callable[[Sequence[float]], bool] | None = None) -> list[list[float]]:
-        """The points of the next generation; those that are not ``feasible`` are drawn again, a limited number of times."""
+        """The points of the next generation; those that are not ``feasible`` are drawn again, up to 100 times."""
         with self.random.active():
             points = list(self._es.ask())
             for index in range(len(points)):

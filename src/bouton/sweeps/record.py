@@ -123,7 +123,7 @@ class Recorder:
             dir=self.folder,
             id=hashlib.sha256(str(self.folder).encode()).hexdigest()[:12],
             resume="allow",
-            mode=wandb_mode(self._options["mode"]),
+            mode="offline" if wandb_mode(self._options["mode"]) == "offline" else "online",
             reinit="finish_previous",
         )
         pictures = {

@@ -13,7 +13,7 @@ from bouton.sweeps.settings import Screen
 
 
 def screen_points(parameters: int, screen: Screen, seed: int) -> list[list[float]]:
-    """Trajectories through the unit cube, each moving one parameter at a time: trajectories * (parameters + 1) points."""
+    """Trajectories through the unit cube, each moving one parameter at a time; each has parameters + 1 points."""
     from SALib.sample import morris
 
     with PrivateRandom(seed).active():  # SALib draws from numpy's global generator

@@ -14,7 +14,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -223,9 +222,7 @@ class Sweep:
         bounds = self._hopeless_words()
         seeds = self.settings.seeds
         # Integers and options meet again soon: a candidate that was tried before has its outcomes already.
-        names = [
-            self.names.setdefault(_key(values), f"{name}_c{index:02d}") for index, values in enumerate(candidates)
-        ]
+        names = [self.names.setdefault(_key(values), f"{name}_c{index:02d}") for index, values in enumerate(candidates)]
         jobs = {
             self._id(own, seed): self._job(own, seed, values, bounds[seed])
             for own, values in zip(names, candidates, strict=True)
@@ -251,7 +248,7 @@ class Sweep:
         scores = sorted(score for score, _ in self.finished)
         limit = statistics.median(scores) if rule.against == "median" else scores[len(scores) // 4]
         cheapest = min(cost for _, cost in self.finished)
-        found = {}
+        found: dict[int, tuple[str, ...]] = {}
         for seed in seeds:
             threshold = self.objective.loss_for(limit, seed, cheapest)
             content = f"threshold:{threshold!r},confidence:{rule.confidence!r},slack:{rule.slack!r}"

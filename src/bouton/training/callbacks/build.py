@@ -81,7 +81,9 @@ def build_callbacks(
             raise ConfigError(f"callbacks.early_stop.min_delta = {delta!r} is not valid: a number >= 0")
         callbacks.append(EarlyStop(positive_int(early["patience"], "callbacks.early_stop.patience"), float(delta)))
     if (rule := config["hopeless"]) is not None:
-        callbacks.append(HopelessStop(*(_number(rule[name], f"callbacks.hopeless.{name}") for name in FIELDS["hopeless"])))
+        callbacks.append(
+            HopelessStop(*(_number(rule[name], f"callbacks.hopeless.{name}") for name in FIELDS["hopeless"]))
+        )
     if config["nonfinite_guard"]:
         callbacks.append(NonFiniteGuard(folder))
     callbacks.append(
