@@ -98,7 +98,7 @@ def _restore(before: str | None) -> None:
 
 
 def _wait(devices: Sequence[str], count: int, folder: Path) -> dict[str, int]:
-    """device -> descriptor of its lock, for the first ``count`` free ones; all or none: no two jobs wait for each other."""
+    """device -> descriptor of its lock, for the first ``count`` free ones; all or none: no deadlocks."""
     folder.mkdir(parents=True, exist_ok=True)
     while True:
         held: dict[str, int] = {}
