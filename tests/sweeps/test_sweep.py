@@ -87,6 +87,42 @@ def test_two_workers_find_the_same(whole: Path, tmp_path: Path) -> None:
     assert kills.differs(whole, tmp_path / "joblib") == []
 
 
+@pytest.mark.parametrize(
+    ("plugin", "words"),
+    [
+        ("submitit", ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=9")),
+        (
+            "ray",
+            ("hydra/launcher=cluster", "hydra.launcher.ray.remote.num_gpus=0", "+hydra.launcher.ray.init.num_cpus=2"),
+        ),
+    ],
+)
+def test_the_local_executors_of_cluster_launchers_find_the_same(
+    plugin: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    pytest.importorskip(plugin)
+    short = ("hydra.sweeper.trials=8", "hydra.sweeper.group_trials=0", "hydra.sweeper.influential=9")
+    kills.run(kills.command(tmp_path / "basic", *short))
+    kills.run(kills.command(tmp_path / "other", *short, *words))
+    assert kills.differs(tmp_path / "basic", tmp_path / "other") == []
+
+
+@pytest.mark.parametrize(
+    ("option", "plugin", "target"),
+    [
+        ("workers", "hydra_plugins.hydra_joblib_launcher", "JoblibLauncher"),
+        ("slurm", "hydra_plugins.hydra_submitit_launcher", "SlurmLauncher"),
+        ("cluster", "hydra_plugins.hydra_ray_launcher", "RayLauncher"),
+    ],
+)
+def test_shipped_launchers_compose(option: str, plugin: str, target: str) -> None:
+    pytest.importorskip(plugin)
+    words = [sys.executable, str(kills.ROOT / "train.py"), f"hydra/launcher={option}", "--cfg", "hydra"]
+    done = subprocess.run(words, env=kills.environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert target in done.stdout
+
+
 @pytest.mark.parametrize("launcher", [(), JOBLIB])
 def test_killed_searches_end_alike(launcher: tuple[str, ...], tmp_path: Path) -> None:
     """Twice here; ``python tests/sweeps/kills.py 20`` and ``... 20 joblib`` kill twenty times."""

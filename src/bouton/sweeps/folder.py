@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from bouton.errors import ConfigError
-from bouton.sweeps.journal import NAME, Journal, _plain
+from bouton.sweeps.journal import NAME, Journal, plain
 
 
 def find_folder(config: DictConfig, cfg: DictConfig, header: Mapping[str, Any]) -> tuple[Path, bool]:
@@ -23,7 +23,7 @@ def find_folder(config: DictConfig, cfg: DictConfig, header: Mapping[str, Any]) 
     """
     folder = Path(str(config.hydra.sweep.dir)).resolve()
     named = cfg.get("run_dir") is not None or any("hydra.sweep.dir=" in word for word in config.hydra.overrides.hydra)
-    wanted = _plain(header)
+    wanted = plain(header)
     found = _header(folder)
     if found is not None:
         for key in wanted:

@@ -56,7 +56,7 @@ class Journal:
         """Write one record and make it durable."""
         record = {"kind": kind, **content}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = (json.dumps(_plain(record), allow_nan=False, default=str) + "\n").encode()
+        line = (json.dumps(plain(record), allow_nan=False, default=str) + "\n").encode()
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -118,12 +118,12 @@ def _parse(line: bytes) -> Record | None:
     return record if isinstance(record, dict) and "kind" in record else None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Not-a-number and infinity as null: JSON has neither."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -75,7 +75,7 @@ class Recorder:
         if self._generations:
             draw_convergence(self._generations, self.folder / "convergence.png")
 
-    def close(self, failed: bool = False) -> None:
+    def close(self) -> None:
         """Close the files."""
         self._writer.close()
 

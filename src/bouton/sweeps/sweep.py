@@ -21,7 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bouton.config import elastic
-from bouton.errors import BoutonError, ConfigError, TrainingError
+from bouton.errors import ConfigError, TrainingError
 from bouton.sweeps.command import Command, build_space, plain_words, read_command, removals
 from bouton.sweeps.engine import Search
 from bouton.sweeps.folder import find_folder
@@ -402,12 +402,9 @@ def run_sweep(
             settings, command, cfg, plain, space, Trials(launcher, journal, folder), journal, recorder, seeded
         )
         try:
-            result = sweep.run()
-        except BoutonError as error:
-            recorder.close(failed=True)
-            raise error
-        recorder.close()
-        return result
+            return sweep.run()
+        finally:
+            recorder.close()
 
 
 def _key(values: Values) -> str:
