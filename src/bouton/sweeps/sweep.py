@@ -213,6 +213,12 @@ class Sweep:
                 }
         self._decided("end", "end", **result)
         self.recorder.end(self._best_record(), result)
+        log.info("best %s: score %s%s", best.name, _number(best.score.value), _parts(best.score))
+        for key, value in best.values.items():
+            log.info("  %-40s %s", key, f"{value:.5g}" if isinstance(value, float) else value)
+        if fresh := result.get("fresh_seeds"):
+            log.info("on fresh seeds: best %s, defaults %s", _number(fresh["best"]), _number(fresh["start"]))
+        log.info("to train it: experiment=%s", self.trials.folder / "best.yaml")
         return result
 
     # -- trials ------------------------------------------------------------------------------------------------------
