@@ -125,7 +125,11 @@ def main(kills: int, *more: str, seed: int = 0) -> int:
         seconds = run(command(whole, *launcher))
         hits = 0
         while hits < kills:
-            hits += run_and_kill(command(cut, *launcher, f"log={log}"), draw.uniform(0.5, seconds), draw, joblib)
+            begin = time.monotonic()
+            hit = run_and_kill(command(cut, *launcher, f"log={log}"), draw.uniform(0.5, seconds), draw, joblib)
+            hits += hit
+            seconds = seconds if hit else min(seconds, time.monotonic() - begin)  # it was through before the kill came
+            print(f"kill {hits} of {kills}", file=sys.stderr, flush=True)
             ended = (cut / "progress.jsonl").exists() and decisions(cut)[-1:] and decisions(cut)[-1]["kind"] == "end"
             if ended and hits < kills:  # it is through: what is left of the kills goes to another one
                 if differs(whole, cut):
