@@ -5,6 +5,7 @@ from __future__ import annotations
 from bouton.training.callbacks.build import build_callbacks
 from bouton.training.callbacks.checkpoint import Checkpointing
 from bouton.training.callbacks.early_stop import EarlyStop
+from bouton.training.callbacks.hopeless import HopelessStop
 from bouton.training.callbacks.metrics import MetricsLogging
 from bouton.training.callbacks.nonfinite import NonFiniteGuard
 from bouton.training.callbacks.progress import ProgressBar
@@ -14,6 +15,7 @@ from bouton.training.callbacks.throughput import Throughput
 __all__ = [
     "Checkpointing",
     "EarlyStop",
+    "HopelessStop",
     "MetricsLogging",
     "NonFiniteGuard",
     "ProgressBar",
