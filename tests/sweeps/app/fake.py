@@ -17,7 +17,7 @@ def objective(cfg: DictConfig) -> float:
     if cfg.log is not None:
         with Path(cfg.log).open("a") as file:
             file.write(f"{Path(HydraConfig.get().runtime.output_dir).name} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
-    if cfg.fragile > 0.9:
+    if cfg.fragile > 0.7:
         raise ValueError("too fragile")
     quadratic = (cfg.x - 1) ** 2 + math.log(cfg.y / 0.1) ** 2 + 0.1 * abs(cfg.n - 7)
     return float(quadratic + (cfg.kind != "b") + 0.1 * np.random.rand())
