@@ -37,7 +37,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make lint    ruff: rules and format          make types  mypy"
 	@echo "make rust    build the Rust kernels again    make bench  check and time the ops, a training step"
-	@echo "make study   none, presyn, hebb, presyn+hebb with three seeds, then a report: about half an hour on two cores"
+	@echo "make study   none, presyn, hebb, presyn+hebb with three seeds each, then a report"
 	@echo "make clean   remove caches and builds, not the environment and not the runs"
 
 env: $(KERNELS)
