@@ -4,6 +4,7 @@
 #   make train TRAIN_ARGS="mechanism=hebb seed=1"   overrides for the training run
 #   make test TEST_ARGS="tests/ops -k hebb"         arguments for pytest
 #   make bench BENCH_ARGS="fatigue_attention"       words for bouton bench
+#   make study STUDY_DATA=stories.txt STUDY_FOLDER=runs/study   the text it trains on, where its runs go
 #   make PYTHON=/path/to/python3.12 ...             the Python that the environment is made with
 
 VENV ?= .venv
@@ -12,6 +13,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 TRAIN_ARGS ?=
 TEST_ARGS ?= tests
 BENCH_ARGS ?=
+STUDY_DATA ?=
+STUDY_FOLDER ?= runs/study
 # About four minutes on two cores, whatever their speed: the schedule ends with the last step, the limit is a safeguard.
 TRAIN_RECIPE := mechanism=presyn+hebb experiment=first_run
 
@@ -27,13 +30,14 @@ BUILD_RUST = PATH="$(dir $(CARGO)):$$PATH" CARGO_NET_RETRY=1 $(BIN)/python -m pi
 	&& $(BIN)/python -c 'import bouton_kernels' >>$(RUST_LOG) 2>&1
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test lint format types rust test-rust bench clean
+.PHONY: help env train test lint format types rust test-rust bench study clean
 
 help:
 	@echo "make train   train presyn+hebb on the Python standard library, a few minutes"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff: rules and format          make types  mypy"
 	@echo "make rust    build the Rust kernels again    make bench  check and time the ops, a training step"
+	@echo "make study   none, presyn, hebb, presyn+hebb with three seeds each, then a report"
 	@echo "make clean   remove caches and builds, not the environment and not the runs"
 
 env: $(KERNELS)
@@ -59,6 +63,12 @@ bench: $(KERNELS)
 	$(BIN)/bouton bench $(BENCH_ARGS)
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/overhead.py
+
+# A grid ends with 1 if one of its runs crashed; the report says which, so it is written all the same.
+study: $(KERNELS)
+	-$(BIN)/python train.py -m experiment=ablation/study run_dir=$(STUDY_FOLDER) \
+		$(if $(STUDY_DATA),data.path=$(STUDY_DATA),data=stdlib)
+	$(BIN)/bouton report $(STUDY_FOLDER)
 
 rust: $(INSTALLED)
 	@test -n "$(CARGO)" || { echo "error: cargo is not on this machine: install Rust, then make rust" >&2; exit 1; }

@@ -93,8 +93,8 @@ run.summary["costs"]
 display(Image(filename=str(folder / "curves.png"), width=800))
 
 # %% [markdown]
-# What `callbacks=media` saw at the last validation: the vesicle pool of every key (columns) after every query (rows), and
-# the norms of the fast weights while the text is read.
+# What `callbacks=media` saw at the last validation: the vesicle pool of every key (columns) after every query (rows),
+# and the norms of the fast weights while the text is read.
 
 # %%
 for name in ("presyn/pool_layer0", "hebb/fast_norm_layer0"):
@@ -115,7 +115,7 @@ print(run.generate("def ", max_new_tokens=40, temperature=0.7, seed=1))
 # `bouton dashboard run=<folder>` writes a page that needs no network: losses, costs, vitals, samples and pictures.
 
 # %%
-from bouton import dashboard  # noqa: E402
+from bouton import dashboard
 
 page = dashboard.write(folder)
 print(page, f"{page.stat().st_size / 1e6:.1f} MB")

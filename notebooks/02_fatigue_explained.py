@@ -30,7 +30,9 @@ from bouton.ops.fatigue_attention import Kinetics, reference
 params = PresynParams()
 constants = params.kinetics()
 kinetics = Kinetics(*(torch.tensor([constants[name]]) for name in Kinetics._fields)).per_head()
-print(f"calcium decays in {params.tau_c:g} tokens, the pool recovers in {params.tau_rrp:g}; half saturation at {params.k_d:g}")
+print(
+    f"calcium decays in {params.tau_c:g} tokens, the pool recovers in {params.tau_rrp:g}; half saturation at {params.k_d:g}"
+)
 
 # %% [markdown]
 # ## 1. What the key is told: logits
@@ -153,11 +155,11 @@ plt.show()
 #
 # A model carries calcium and pool of every key in its explicit state. The mechanism says which pictures of it there are
 # (`Mechanism.pictures`); the callback `media` draws the same ones during training. Here is an untrained model reading a
-# text of which the second half repeats the first. Down each column runs the life of one key.
+# text of which the second half repeats the first: the calcium, then the vesicle pool, of every key after every query.
+# Down each column runs the life of one key.
 
 # %%
-from bouton.training.callbacks.media import collect  # noqa: E402
-from bouton.training.drawing import figure_of  # noqa: E402
+from bouton.training.callbacks.media import collect
 
 cfg = bouton.compose("mechanism=presyn", "model=tiny", "model.vocab_size=64", "kernels=torch")
 model = bouton.build(cfg).eval()
@@ -166,7 +168,7 @@ pictures = collect(model, model.mechanism_list(), torch.cat((half, half), dim=1)
 sorted(pictures)
 
 # %%
-figure_of(pictures["presyn/calcium_layer0"], "calcium of every key after every query, layer 0")
+pictures["presyn/calcium_layer0"]
 
 # %%
-figure_of(pictures["presyn/pool_layer0"], "vesicle pool of every key after every query, layer 0")
+pictures["presyn/pool_layer0"]

@@ -76,7 +76,9 @@ lines = bouton.evidence.curves(frame)
 figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
 for (arm, seed), part in lines.groupby(["arm", "seed"], sort=False):
     colour = {"none": "#3A3A3A", "hebb": "#0072B2", "presyn": "#D55E00"}[arm]
-    axes.plot(part["tokens"], part["val/loss"], color=colour, marker="o", markersize=3, label=arm if seed == 0 else None)
+    axes.plot(
+        part["tokens"], part["val/loss"], color=colour, marker="o", markersize=3, label=arm if seed == 0 else None
+    )
 axes.set_xlabel("training tokens")
 axes.set_ylabel("held-out loss (nats per token)")
 axes.legend(frameon=False)

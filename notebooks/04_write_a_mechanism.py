@@ -127,7 +127,7 @@ with torch.no_grad():
 {name: round(value.item(), 4) for name, value in vitals.mean().items()}
 
 # %%
-from bouton.errors import ConfigError  # noqa: E402
+from bouton.errors import ConfigError
 
 try:
     bouton.build(bouton.compose("mechanism=adapt", "mechanism.adapt.tau=-3", *words))
@@ -154,8 +154,8 @@ print("causal:", (other[:, :30] - logits[:, :30]).abs().max().item())
 # three of them; `bouton.testing.check("adapt")` runs all, alone and with every other mechanism, in about a minute.
 
 # %%
-from bouton.testing.arms import arms  # noqa: E402
-from bouton.testing.clauses import CLAUSES  # noqa: E402
+from bouton.testing.arms import arms
+from bouton.testing.clauses import CLAUSES
 
 (arm,) = [arm for arm in arms(["adapt"])[0] if arm.label == "adapt"]
 for name in list(CLAUSES)[:3]:
@@ -164,13 +164,14 @@ for name in list(CLAUSES)[:3]:
 
 # %% [markdown]
 # ## 6. It can be looked at
+#
+# The recent activity of 32 units while 48 tokens are read, as the callback `media` would draw it:
 
 # %%
-from bouton.training.callbacks.media import collect  # noqa: E402
-from bouton.training.drawing import figure_of  # noqa: E402
+from bouton.training.callbacks.media import collect
 
 pictures = collect(model, model.mechanism_list(), tokens)
-figure_of(pictures["adapt/recent_layer0"], "recent activity of 32 units while 48 tokens are read")
+pictures["adapt/recent_layer0"]
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")

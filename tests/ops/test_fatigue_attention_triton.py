@@ -30,6 +30,10 @@ CASES: dict[str, tuple[tuple[int, int, int, int, int, int, float, float], dict[s
     "mul, old keys": ((1, 2, 2, 18, 23, 24, 1.0, 3.0), {"rule": "mul"}),
     "min, any exponent and gain": ((1, 2, 1, 20, 5, 16, 0.5, 9.0), {"rule": "min"}),
     "min, window and documents": ((1, 2, 1, 20, 30, 8, 1.0, 3.0), {"rule": "min", "window": 9, "segmented": True}),
+    "min, many blocks, grouped heads": ((1, 2, 1, 52, 20, 16, 1.0, 3.0), {"rule": "min"}),
+    "mul, many blocks, window": ((1, 1, 1, 70, 28, 24, 1.0, 3.0), {"rule": "mul", "window": 21}),
+    "mul, documents": ((1, 1, 1, 50, 0, 8, 1.0, 3.0), {"rule": "mul", "segmented": True}),
+    "min, a window of one": ((1, 1, 1, 37, 20, 8, 1.0, 3.0), {"rule": "min", "window": 1}),
     "mul, age": ((1, 2, 1, 20, 5, 8, 1.0, 3.0), {"rule": "mul", "release": "age"}),
     "min, decoding": ((2, 2, 1, 1, 40, 16, 1.0, 3.0), {"rule": "min"}),
 }
@@ -127,6 +131,47 @@ def _bfloat16_inputs(shape: tuple[int, int, int, int], keys: int) -> tuple[Tenso
 
 
 @interpreted
+@pytest.mark.parametrize("rule", ["min", "mul"])
+@pytest.mark.parametrize("old", [0, 20])
+def test_a_sequence_in_two_calls_is_the_sequence(rule: str, old: int) -> None:
+    """The state that a call returns is the one the next needs; neither ends with a block of queries or keys."""
+    g = torch.Generator().manual_seed(3)
+    first, second = 37, 12
+    q, k, v = (torch.randn(1, 1, n + first + second, 16, generator=g) for n in (0, old, old))
+    kinetics = Kinetics(*(torch.full((1,), x) for x in TYPICAL))
+    calcium = torch.cat((torch.rand(1, 1, old, generator=g), torch.zeros(1, 1, first + second)), -1)
+    pool = torch.cat((0.2 + 0.7 * torch.rand(1, 1, old, generator=g), torch.ones(1, 1, first + second)), -1)
+
+    def call(start: int, stop: int, c: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        keys = slice(0, old + stop)
+        return backend.forward(q[:, :, start:stop], k[:, :, keys], v[:, :, keys], kinetics, c, r, **options)
+
+    options: Any = {"rule": rule, "release": "kinetic"}
+    whole = call(0, first + second, calcium, pool)
+    out, c, r = call(0, first, calcium[..., : old + first], pool[..., : old + first])
+    c, r = torch.cat((c, calcium[..., old + first :]), -1), torch.cat((r, pool[..., old + first :]), -1)
+    rest, c, r = call(first, first + second, c, r)
+    for found, exact in zip((torch.cat((out, rest), 2), c, r), whole, strict=True):
+        torch.testing.assert_close(found, exact)
+
+
+@interpreted
+def test_results_do_not_depend_on_what_is_saved() -> None:
+    """Bit for bit, run after run: the parts of the outputs are added up in a fixed order."""
+    g = torch.Generator().manual_seed(4)
+    q, k, v = (torch.randn(1, 1, 50, 16, generator=g) for _ in range(3))
+    kinetics = torch.tensor(TYPICAL)[:, None]
+    state = torch.zeros(1, 1, 50), torch.ones(1, 1, 50)
+    results = [
+        backend.launch_forward(q, k, v, kinetics, *state, None, None, window, "min", "kinetic", save)
+        for window in (0, 20)
+        for save in (False, True)
+    ]
+    for without, saved in zip(results[::2], results[1::2], strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(without[:3], saved[:3], strict=True))
+
+
+@interpreted
 def test_the_operators_are_sound() -> None:
     """Schema, fake tensors and autograd registration, as ``torch.library`` checks them."""
     q = torch.randn(1, 2, 9, 16, requires_grad=True)
@@ -180,7 +225,7 @@ def test_under_the_interpreter() -> None:
         command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    assert f"{len(CASES) + 6} passed" in done.stdout
+    assert f"{len(CASES) + 11} passed" in done.stdout
 
 
 @pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="here the kernels can run")

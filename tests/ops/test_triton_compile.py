@@ -85,15 +85,16 @@ def test_no_kernel_spills(document: dict[str, Any]) -> None:
 
 
 def test_special_functions_of_the_forward_pass(document: dict[str, Any]) -> None:
-    """Three per pair: one exponential, one logarithm, one reciprocal; the scan of rule "mul" divides once more."""
+    """Three per pair, in one pass: one exponential, one logarithm, one reciprocal."""
     checked = 0
     for row in document["kernels"]:
         if row["kernel"] in FORWARD:
-            most = 3.05 + (" mul" in row["variant"])
-            assert row["per element"]["special"] <= most, f"{row['variant']} {row['kernel']}"
+            assert row["per element"]["special"] <= 3.05, f"{row['variant']} {row['kernel']}"
+            # A thread walks along the queries of a key by itself: scans made of shuffles would cost more.
+            assert row["per element"]["all"] <= 47, f"{row['variant']} {row['kernel']}"
             checked += 1
     assert checked == 4 * len(FORWARD)
 
 
-KERNELS = {"prepare", "advance", "advance general", "read", "read general", "backward", "backward general", "decode"}
-FORWARD = ("advance", "read")
+KERNELS = {"prepare", "advance", "advance general", "gather", "backward", "backward general", "decode"}
+FORWARD = ("advance",)

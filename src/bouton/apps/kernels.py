@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from dataclasses import dataclass
 
 import torch
@@ -68,8 +66,5 @@ def automatic(op: str, device: str) -> str:
 
 def _register_all() -> None:
     """Import every op, also those of mechanisms from other packages."""
-    package = importlib.import_module("bouton.ops")
-    for module in pkgutil.iter_modules(package.__path__):
-        if module.ispkg:
-            importlib.import_module(f"bouton.ops.{module.name}")
+    backends.register_all()
     registry.mechanisms()

@@ -24,7 +24,7 @@ COMMANDS = {
     "eval": Command("bouton.apps.evaluate:main", "measure a trained run: calibration, recall, cloze, speed, and more"),
     "export": Command("bouton.apps.export:main", "write a trained run in Hugging Face's format"),
     "report": Command("bouton.apps.report:main", "what a sweep found: statistics, prices, figures"),
-    "dashboard": Command("bouton.apps.dashboard:main", "look at a run or a sweep: curves, costs, vitals, samples, media"),
+    "dashboard": Command("bouton.apps.dashboard:main", "look at a run or a sweep: curves, costs, vitals, samples"),
     "mechanisms": Command("bouton.apps.mechanisms:main", "list the mechanisms: sockets, state, parameters, source"),
     "kernels": Command("bouton.apps.kernels:main", "list the ops and which backends run here, or why not"),
     "bench": Command("bouton.apps.bench:main", "check the ops against their definitions and time them against peers"),

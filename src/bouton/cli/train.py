@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import hydra
@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from bouton.cli.guard import FULL_ERROR, guard
-from bouton.config import conf_dir, elastic, finish
+from bouton.config import conf_dir, devices, elastic, finish
 from bouton.config.composition import check_lists
 from bouton.errors import BoutonError, InterruptedRunError
 
@@ -44,7 +44,8 @@ def job(cfg: DictConfig) -> float:
     cfg.run_dir = str(settings.runtime.output_dir)
     try:
         finish(cfg)
-        objective = _train(cfg)
+        with devices.for_job(cfg.trainer) if settings.mode != RunMode.RUN else nullcontext():
+            objective = _train(cfg)
         _discard_if_unused(Path(cfg.run_dir))
         return objective
     except InterruptedRunError as stop:

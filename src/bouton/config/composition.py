@@ -3,7 +3,8 @@
 The source opens no file. Asked for ``mechanism/presyn+hebb`` it answers an empty config whose defaults list holds the
 terms, sorted, and Hydra composes the rest: so it works on the command line, in grids, in experiment files and in
 ``compose`` alike. It also stands in for mechanisms of other packages that are registered but bring no YAML: their
-option is made from their ``Params``.
+option is made from their ``Params``. And ``experiment=<path of a YAML file>`` takes an experiment from anywhere, such
+as the ``best.yaml`` of a search.
 """
 
 # Hydra imports this module while it scans its plugins: standard library, omegaconf and Hydra's interfaces only.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -22,8 +24,9 @@ from omegaconf import OmegaConf
 from bouton.config.paths import conf_dir
 from bouton.errors import ConfigError
 
-GROUPS = ("mechanism", "logger", "callbacks")
+GROUPS = ("mechanism", "logger", "callbacks", "sweep")
 NONE = "none"
+EXPERIMENT = "experiment"
 _SCHEME = "bouton"
 _LIST_OVERRIDE = re.compile(rf"^\+{{0,2}}({'|'.join(GROUPS)})=\[(.*)\]$")
 
@@ -78,6 +81,8 @@ class CompositionSource(ConfigSource):
 
     def is_config(self, config_path: str) -> bool:
         """Whether :meth:`load_config` answers ``config_path``; files of the same name go before."""
+        if _experiment_file(config_path) is not None:
+            return True
         group, name = _split(config_path)
         if group not in GROUPS:
             return False
@@ -85,6 +90,8 @@ class CompositionSource(ConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         """The option at ``config_path``: a defaults list for a sum, the parameters for a registered mechanism."""
+        if (file := _experiment_file(config_path)) is not None:
+            return self._load_file(file)
         group, name = _split(config_path)
         if not self.is_config(config_path):
             raise ConfigLoadError(f"Config not found : {config_path}")
@@ -98,6 +105,16 @@ class CompositionSource(ConfigSource):
             path=f"{self.scheme()}://{self.path}",
             config=OmegaConf.create(content),
             header={"package": None},
+        )
+
+    def _load_file(self, file: Path) -> ConfigResult:
+        text = file.read_text()
+        package = re.search(r"^\s*#\s*@package\s+(\S+)", text, re.MULTILINE)
+        return ConfigResult(
+            provider=self.provider,
+            path=f"{self.scheme()}://{self.path}",
+            config=OmegaConf.create(text),
+            header={"package": package[1] if package else None},
         )
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
@@ -117,6 +134,15 @@ class CompositionSearchPath(SearchPathPlugin):
         main = next((entry for entry in search_path.get_path() if entry.provider == "main"), None)
         if main is not None and (main.path or "").removeprefix("file://") == str(conf_dir()):
             search_path.append(provider=_SCHEME, path=f"{_SCHEME}://composition")
+
+
+def _experiment_file(config_path: str) -> Path | None:
+    """The file that ``experiment=<path>`` means, relative to the working directory; None for the name of an option."""
+    group, _, rest = config_path.partition("/")
+    if group != EXPERIMENT or ("/" not in rest and not rest.endswith((".yaml", ".yml"))):
+        return None
+    stem = Path(rest).expanduser()
+    return next((file for file in (stem, stem.with_name(f"{stem.name}.yaml")) if file.is_file()), None)
 
 
 def _split(config_path: str) -> tuple[str, str]:

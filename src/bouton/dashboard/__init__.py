@@ -1,6 +1,6 @@
 """The dashboard: panels defined once in code, shown as one local HTML page or as a W&B workspace and report.
 
-    bouton.dashboard.write("runs/grid")       # dashboard.html in the folder
+bouton.dashboard.write("runs/grid")       # dashboard.html in the folder
 """
 
 from __future__ import annotations

@@ -58,7 +58,9 @@ def where(runs: Sequence[RunData]) -> tuple[str, str | None]:
     targets = {(str(each["project"]), each.get("entity")) for each in options}
     if len(targets) > 1:
         names = ", ".join(sorted(project for project, _ in targets))
-        raise ConfigError(f"to = wandb: these runs were logged to several projects: {names}; name the run folder of one")
+        raise ConfigError(
+            f"to = wandb: these runs were logged to several projects: {names}; name the run folder of one"
+        )
     if wandb_mode(options[0].get("mode")) == "offline":
         raise ConfigError(
             "to = wandb: W&B is offline here: set WANDB_API_KEY or run wandb login; to=html needs no account"

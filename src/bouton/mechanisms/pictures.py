@@ -44,6 +44,12 @@ class Picture:
         values = self.values.detach().float().cpu()
         return (values if values.dim() == 3 else values[None]).numpy()
 
+    def _repr_png_(self) -> bytes:
+        """How a notebook shows it."""
+        from bouton.mechanisms.drawing import png
+
+        return png(self)
+
 
 def find(states: Sequence[State], *names: str) -> Iterator[tuple[str, list[dict[str, Tensor]]]]:
     """Every place in a body's state that holds all of ``names``, and what it held after each token.

@@ -42,7 +42,8 @@ def build(cfg: DictConfig | Mapping[str, Any], *, device: str = "cpu") -> Body:
     if model.get("vocab_size") is None:
         model["vocab_size"] = vocab_size(plain.get("data") or {})
     kernels = dict(plain.get("kernels") or {})
-    registry.mechanisms()  # importing the mechanisms registers their ops, which `kernels.<op>` may name
+    registry.mechanisms()  # mechanisms of other packages bring their ops, which `kernels.<op>` may name
+    backends.register_all()
     backends.configure(**{key: str(value) for key, value in kernels.items() if value is not None})
     with torch.device(device):
         body = BODIES[name](BODIES[name].Config.from_config(model, "model"))

@@ -8,7 +8,9 @@ choice that cannot be met is a :class:`KernelError`, never a silent fallback.
 
 from __future__ import annotations
 
+import importlib
 import logging
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -155,8 +157,16 @@ def report() -> list[Choice]:
     return [_choices[key] for key in sorted(_choices)]
 
 
+def register_all() -> None:
+    """Import every op of this package, those that no mechanism uses too: each registers its backends."""
+    package = importlib.import_module("bouton.ops")
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.ispkg and module.name != "benchmarks":
+            importlib.import_module(f"bouton.ops.{module.name}")
+
+
 def ops() -> list[str]:
-    """Names of all registered ops."""
+    """Names of the ops registered so far."""
     return sorted(_backends)
 
 

@@ -20,14 +20,18 @@ def _kernels() -> tuple[Any, Any]:
     return triton_plain, triton_backward
 
 
-def _options(depth: int, dtype: torch.dtype, warps: int) -> tuple[Tiling, dict[str, Any]]:
-    """Tiles, and what is chosen when a kernel is compiled."""
+def _options(depth: int, dtype: torch.dtype, backward: bool = False) -> tuple[Tiling, dict[str, Any]]:
+    """Tiles that do not spill registers, and what is chosen when a kernel is compiled."""
     if interpreted():
         tiles = Tiling(16, 32, 4, 1)
-    elif dtype == torch.float32 or padded(depth) > 128:
+    elif dtype == torch.float32:
         tiles = Tiling(32, 32, 4, 1)
+    elif padded(depth) > 128:
+        tiles = Tiling(16, 32, 4, 1) if backward else Tiling(64, 32, 8, 1)
+    elif padded(depth) > 64 and backward:
+        tiles = Tiling(64, 64, 8, 2 if padded(depth) == depth else 1)
     else:
-        tiles = Tiling(64, 64, warps, 2)
+        tiles = Tiling(64, 64, 4, 2)
     return tiles, {
         "D": depth,
         "BD": padded(depth),
@@ -44,7 +48,7 @@ def launch_forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     batch, heads, tq, depth = q.shape
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     out, total = torch.empty_like(q), q.new_empty((batch, heads, tq), dtype=torch.float32)
-    tiles, options = _options(depth, q.dtype, 4)
+    tiles, options = _options(depth, q.dtype)
     scale = math.log2(math.e) / math.sqrt(depth)
     _kernels()[0].plain_forward[(-(-tq // tiles.queries), batch * heads)](
         q, k, v, out, total, tq, k.shape[2], scale, **options
@@ -67,17 +71,17 @@ def launch_backward(
     batch, heads, tq, depth = q.shape
     tk = k.shape[2]
     q, k, v, out_bar = q.contiguous(), k.contiguous(), v.contiguous(), out_bar.to(q.dtype).contiguous()
-    inverse, shift = torch.empty_like(total), torch.empty_like(total)
+    share_bar, shift = torch.empty_like(out_bar), torch.empty_like(total)
     rows = batch * heads * tq
     plain, backward = _kernels()
     backward.slopes[(-(-rows // 32),)](
-        out, out_bar, total, inverse, shift, rows, D=depth, BD=padded(depth), BM=32, num_warps=4
+        out, out_bar, total, share_bar, shift, rows, D=depth, BD=padded(depth), BM=32, num_warps=4
     )
     q_bar, k_bar, v_bar = q.new_zeros(q.shape, dtype=torch.float32), torch.empty_like(k), torch.empty_like(v)
-    tiles, options = _options(depth, q.dtype, 4 if padded(depth) <= 64 else 8)
+    tiles, options = _options(depth, q.dtype, backward=True)
     scale = math.log2(math.e) / math.sqrt(depth)
     plain.plain_backward[(-(-tk // tiles.keys), batch * heads)](
-        q, k, v, out_bar, inverse, shift, q_bar, k_bar, v_bar, tq, tk, scale, **options
+        q, k, v, share_bar, shift, q_bar, k_bar, v_bar, tq, tk, scale, **options
     )
     return q_bar.to(q.dtype), k_bar, v_bar
 

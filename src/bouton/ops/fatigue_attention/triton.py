@@ -1,6 +1,6 @@
 """Presynaptic-fatigue attention on a GPU by Triton kernels.
 
-Inputs in float32 or bfloat16; state, scores and sums in float32. Two passes forward and one backward
+Inputs in float32 or bfloat16; state, scores and sums in float32. One pass forward and one backward
 (:mod:`.triton_forward`, :mod:`.triton_backward`), and the recurrence itself for a few queries (:mod:`.triton_decode`).
 Nothing here waits for the device. Both passes are opaque operators of ``torch.library``, as in :mod:`.torch`.
 
@@ -23,6 +23,7 @@ from bouton.ops.triton_runtime import interpreted
 
 DTYPES = (torch.float32, torch.bfloat16)
 MOST_DEPTH = 256
+COMBINED = 32  # queries of a program that adds up the parts of their outputs
 DECODED_QUERIES = 8  # up to here the recurrence is walked through, unless gradients are wanted
 
 
@@ -64,25 +65,27 @@ def padded(depth: int) -> int:
     return max(16, 1 << (depth - 1).bit_length())
 
 
-def tiling(kernel: str, depth: int, dtype: torch.dtype, *, general: bool = False) -> Tiling:
-    """The tiles of ``kernel`` ("advance", "read", "backward") for heads of ``depth`` dimensions.
+def tiling(kernel: str, depth: int, dtype: torch.dtype, *, general: bool = False, masked: bool = False) -> Tiling:
+    """The tiles of ``kernel`` ("advance", "backward") for heads of ``depth`` dimensions.
 
-    Those that need the fewest instructions per pair among the ones that do not spill registers on sm_90, for bfloat16
-    and D = 64 or 128 without window and documents (``benchmarks/gpu_offline.py`` has the others). With 128 keys per
-    warp a thread of "advance" holds whole columns of a tile.
+    Those that need the fewest instructions per pair among the ones that do not spill registers on sm_90
+    (``benchmarks/gpu_offline.py``); a window or documents (``masked``) leave fewer registers. In "advance" there are 32
+    keys per warp, or a multiple of it: so a thread holds whole columns of a tile.
     """
     if interpreted():
-        return Tiling({"advance": 4, "read": 16, "backward": 8}[kernel], 32, 4, 1)
+        return Tiling({"advance": 16, "backward": 8}[kernel], 32, {"advance": 1, "backward": 4}[kernel], 1)
     depth = padded(depth)
-    if dtype == torch.float32:
-        return Tiling(16, 32, 4, 1)
     if kernel == "advance":
-        return Tiling(16, 256, 2, 1) if depth <= 128 else Tiling(16, 128, 2, 1)
-    if kernel == "read":
-        return Tiling(32, 64, 4 if depth <= 128 else 8, 1)
-    if depth <= 64:
-        return Tiling(16, 32 if general else 64, 4, 1)
-    return Tiling(32, 32 if general or depth > 128 else 64, 8, 1)
+        if dtype == torch.float32 or depth > 128:
+            return Tiling(16, 64, 2, 1)
+        if depth > 64:
+            return Tiling(32, 256, 8, 1)
+        return Tiling(16, 128 if masked else 256, 4, 1)
+    if dtype == torch.float32:
+        return Tiling(16, 16, 4, 1)
+    if depth > 64:
+        return Tiling(16, 64 if depth <= 128 else 32, 8, 1)
+    return Tiling(16, 32 if general or masked else 64, 4, 1)
 
 
 def span(depth: int, dtype: torch.dtype) -> int:
@@ -139,6 +142,7 @@ def options(tiles: Tiling, dtype: torch.dtype, general: bool) -> dict[str, Any]:
     return {
         "BM": tiles.queries,
         "BN": tiles.keys,
+        "FLAT": tiles.keys >= 32 * tiles.warps,
         "TERMS": gate_terms(dtype)[0],
         "GENERAL": general,
         "PRECISION": precision(dtype),
@@ -207,22 +211,26 @@ def launch_forward(
         )
         return out, calcium_out, pool_out, totals.new_empty(0), totals.new_empty(0)
 
-    distance, block = span(depth, q.dtype), tiling("read", depth, q.dtype).queries
-    boundaries = calcium.new_empty(batch * heads, -(-tq // distance), 2, tk)
+    masked = window > 0 or segments_q is not None
+    distance, tiles = span(depth, q.dtype), tiling("advance", depth, q.dtype, masked=masked)
+    boundaries = calcium.new_empty((batch * heads, -(-tq // distance), 2, tk) if save else (0,))
     total = calcium.new_empty(batch, heads, tq)
+    slots = -(-tk // tiles.keys)
+    if window > 0:
+        slots = min(slots, -(-(window + COMBINED + tiles.queries + tiles.keys) // tiles.keys) + 1)
+    parts = q.new_empty(batch * heads, slots, tq, depth)
+    totals = total.new_empty(batch * heads, slots, tq)
     kernels = _kernels().forward
     for general in (False, True):
-        tiles = tiling("advance", depth, q.dtype, general=general)
         kernels.advance[(-(-tk // tiles.keys), batch * heads)](
-            q, k, table, calcium, pool, seg_q, seg_k, boundaries, calcium_out, pool_out,
-            *_strides(q, k), *scalars, **shared, **options(tiles, q.dtype, general), SPAN=distance, BLOCK=block,
+            q, k, v, table, calcium, pool, seg_q, seg_k, boundaries, parts, totals, calcium_out, pool_out,
+            *_strides(q, k, v), *scalars, slots, **shared, **options(tiles, q.dtype, general), SPAN=distance, SAVE=save,
         )  # fmt: skip
-    for general in (False, True):
-        tiles = tiling("read", depth, q.dtype, general=general)
-        kernels.read[(-(-tq // tiles.queries), batch * heads)](
-            q, k, v, table, seg_q, seg_k, boundaries, out, total,
-            *_strides(q, k, v), *scalars, **shared, **options(tiles, q.dtype, general), SPAN=distance,
-        )  # fmt: skip
+    kernels.gather[(-(-tq // COMBINED), batch * heads)](
+        parts, totals, out, total, tq, tk, window, slots,
+        D=depth, BD=padded(depth), QUERIES=tiles.queries, KEYS=tiles.keys, ROWS=COMBINED, WINDOW=window > 0,
+        num_warps=4,
+    )  # fmt: skip
     if not save:
         return out, calcium_out, pool_out, total.new_empty(0), total.new_empty(0)
     return out, calcium_out, pool_out, total, boundaries
@@ -283,10 +291,10 @@ def launch_backward(
     table = _table(kinetics, q.dtype)
     seg_q, seg_k = _segments(segments_q, segments_k, q)
     kernels = _kernels().backward
-    inverse, shift = torch.empty_like(total), torch.empty_like(total)
+    share_bar, shift = torch.empty_like(out_bar), torch.empty_like(total)
     rows = batch * heads * tq
     kernels.slopes[(-(-rows // 32),)](
-        out, out_bar, total, inverse, shift, rows, D=depth, BD=padded(depth), BM=32, num_warps=4
+        out, out_bar, total, share_bar, shift, rows, D=depth, BD=padded(depth), BM=32, num_warps=4
     )
     q_bar = q.new_zeros(q.shape, dtype=torch.float32)
     # The query heads of a group leave their own gradients, which are added up below in a fixed order.
@@ -294,12 +302,13 @@ def launch_backward(
     partial = k.dtype if heads == kv_heads else torch.float32
     k_bar, v_bar = k.new_empty(each, dtype=partial), v.new_empty(each, dtype=partial)
     calcium_bar_in, pool_bar_in = torch.empty_like(calcium_bar), torch.empty_like(pool_bar)
-    programs = -(-tk // min(tiling("backward", depth, q.dtype, general=x).keys for x in (False, True)))
+    masked = window > 0 or segments_q is not None
+    tilings = [tiling("backward", depth, q.dtype, general=general, masked=masked) for general in (False, True)]
+    programs = -(-tk // min(tiles.keys for tiles in tilings))
     sums = total.new_zeros(batch * heads * programs * kernels.SUMS.value if learned else 0)
-    for general in (False, True):
-        tiles = tiling("backward", depth, q.dtype, general=general)
+    for general, tiles in zip((False, True), tilings, strict=True):
         kernels.backward[(-(-tk // tiles.keys), batch * heads)](
-            q, k, v, out_bar, table, seg_q, seg_k, boundaries, inverse, shift, calcium_bar, pool_bar,
+            q, k, v, share_bar, table, seg_q, seg_k, boundaries, shift, calcium_bar, pool_bar,
             q_bar, k_bar, v_bar, calcium_bar_in, pool_bar_in, sums, programs,
             *_strides(q, k, v), tq, tk, heads, window, _scale(q),
             **constants(q, k, rule, release, window, segments_q is not None),

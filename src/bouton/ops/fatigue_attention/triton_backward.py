@@ -11,29 +11,32 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from bouton.ops.fatigue_attention.triton_forward import blocks_of
 from bouton.ops.fatigue_attention.triton_synapse import (
     AGE,
     ALPHA,
     CONSTANTS,
     EPS,
+    HALF,
     K_D,
     KAPPA,
     LAM,
     LN_2,
+    LOG2_E,
     R_MAX,
     RECOVERY,
     RHO_C,
     RHO_R,
+    UNIT,
     B,
     S,
     affine,
     anchored,
+    by_key,
     calcium_trail,
     exp2,
     is_for,
     log2,
-    log2_again,
-    pool_trail,
     product,
     reciprocal,
     reciprocal_again,
@@ -49,17 +52,18 @@ SUMS = tl.constexpr(16)
 
 
 @triton.jit
-def slopes(out, out_bar, total, inverse, shift, rows, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr):
-    """Per query 1 / (sum of n) and <out_bar, out> / (sum of n); the slope of n_j is <out_bar, v_j> inverse - shift."""
+def slopes(out, out_bar, total, share_bar, shift, rows, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr):
+    """Per query out_bar / (sum of n) and its product with out; the slope of n_j is <share_bar, v_j> - shift."""
     row = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
     depth = tl.arange(0, BD)
     inside = (row < rows)[:, None] & (depth < D)[None, :]
     at = row[:, None] * D + depth[None, :]
     x = tl.load(out + at, mask=inside, other=0.0).to(tl.float32)
     y = tl.load(out_bar + at, mask=inside, other=0.0).to(tl.float32)
-    one_over = 1.0 / tl.load(total + row, mask=row < rows, other=1.0)
-    tl.store(inverse + row, one_over, mask=row < rows)
-    tl.store(shift + row, tl.sum(x * y, axis=1) * one_over, mask=row < rows)
+    y = y / tl.load(total + row, mask=row < rows, other=1.0)[:, None]
+    y = y.to(share_bar.dtype.element_ty)
+    tl.store(share_bar + at, y, mask=inside)
+    tl.store(shift + row, tl.sum(x * y.to(tl.float32), axis=1), mask=row < rows)
 
 
 @triton.jit
@@ -67,12 +71,11 @@ def backward(
     q,
     k,
     v,
-    out_bar,  # (B, Hq, Tq, D)
+    share_bar,  # (B, Hq, Tq, D)
     table,
     segments_q,
     segments_k,
     boundaries,
-    inverse,
     shift,
     calcium_bar_out,
     pool_bar_out,
@@ -102,6 +105,7 @@ def backward(
     BD: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
+    FLAT: tl.constexpr,
     MINIMUM: tl.constexpr,
     AGED: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -126,12 +130,12 @@ def backward(
     here = keys < tk
     last = (rows == BM - 1)[:, None]
     EVEN: tl.constexpr = D == BD
-    rho_c, alpha = tl.load(row + RHO_C), tl.load(row + ALPHA)
+    rho_c, unit, half = tl.load(row + RHO_C), tl.load(row + UNIT), tl.load(row + HALF)
     rho_r, recovery, r_max = tl.load(row + RHO_R), tl.load(row + RECOVERY), tl.load(row + R_MAX)
-    eps, lam = tl.load(row + EPS), tl.load(row + LAM)
-    kappa, k_d = tl.load(row + KAPPA), tl.load(row + K_D)
-    s_k_d = tl.load(row + S) * k_d
+    eps, lam, kappa = tl.load(row + EPS), tl.load(row + LAM), tl.load(row + KAPPA)
+    steepness = tl.load(row + S) * half
 
+    zeros = by_key(row, keys, FLAT)
     of_keys = keys
     if SEGMENTS:
         of_keys = tl.load(segments_k + batch * tk + keys, mask=here, other=0)
@@ -139,7 +143,7 @@ def backward(
     v_tile = tile_of(v + batch * stride_vb + (head // GROUP) * stride_vh, keys, stride_vt, tk, depth, D, EVEN)
     q_base = q + batch * stride_qb + head * stride_qh
     trail_base = boundaries + which * blocks * 2 * tk + keys
-    c_bar = tl.load(calcium_bar_out + which * tk + keys, mask=here, other=0.0)
+    c_bar = tl.load(calcium_bar_out + which * tk + keys, mask=here, other=0.0) * unit
     r_bar = tl.load(pool_bar_out + which * tk + keys, mask=here, other=0.0)
 
     dk = tl.zeros((BN, BD), tl.float32)
@@ -147,30 +151,26 @@ def backward(
     zero = tl.zeros((BM // RUN, BN // RUN), tl.float32)
     if LEARNED:
         sum_w, sum_log, sum_pool, sum_left = zero, zero, zero, zero
-        sum_x, sum_s, sum_hill, sum_rest, sum_alpha, sum_c = zero, zero, zero, zero, zero, zero
+        sum_x, sum_s, sum_hill, sum_rest, sum_drive, sum_c = zero, zero, zero, zero, zero, zero
     base = sums + (which * programs + tl.program_id(0)) * SUMS
 
-    first = tl.maximum(key_start - old, 0) // BM
-    stop = blocks
-    if WINDOW:
-        stop = tl.minimum(tl.cdiv(tl.maximum(key_start + BN - 1 + window - old, 0), BM), blocks)
-        stop = tl.maximum(stop, first)
-        if stop < blocks:
-            idle = (tq - stop * BM).to(tl.float32)
-            fade_r = exp2(idle * log2(rho_r))
-            fade_c = exp2(idle * log2(rho_c))
-            if LEARNED:
-                pool = tl.load(trail_base + (stop * 2 + 1) * tk, mask=here, other=0.0)
-                tl.store(base + 12, tl.sum(r_bar * (1 - fade_r), axis=0))
-                rest_rho_r = r_bar * (pool - r_max) * idle * exp2((idle - 1) * log2(rho_r))
-                tl.store(base + 10, tl.sum(rest_rho_r, axis=0))
-                if not AGED:
-                    calcium = tl.load(trail_base + stop * 2 * tk, mask=here, other=0.0)
-                    rest_rho_c = c_bar * calcium * idle * exp2((idle - 1) * log2(rho_c))
-                    tl.store(base + 11, tl.sum(rest_rho_c, axis=0))
-            r_bar *= fade_r
+    first, stop = blocks_of(key_start, old, tq, window, BM, BN, WINDOW)
+    if WINDOW and stop < blocks:
+        idle = (tq - stop * BM).to(tl.float32)
+        fade_r = exp2(idle * log2(rho_r))
+        fade_c = exp2(idle * log2(rho_c))
+        if LEARNED:
+            pool = tl.load(trail_base + (stop * 2 + 1) * tk, mask=here, other=0.0)
+            tl.store(base + 12, tl.sum(r_bar * (1 - fade_r), axis=0))
+            rest_rho_r = r_bar * (pool - r_max) * idle * exp2((idle - 1) * log2(rho_r))
+            tl.store(base + 10, tl.sum(rest_rho_r, axis=0))
             if not AGED:
-                c_bar *= fade_c
+                calcium = tl.load(trail_base + stop * 2 * tk, mask=here, other=0.0) / unit
+                rest_rho_c = c_bar * calcium * idle * exp2((idle - 1) * log2(rho_c))
+                tl.store(base + 11, tl.sum(rest_rho_c, axis=0))
+        r_bar *= fade_r
+        if not AGED:
+            c_bar *= fade_c
     all_pools = tl.sum(r_bar, axis=0)
 
     for back in range(0, stop - first):
@@ -181,22 +181,22 @@ def backward(
         q_tile = tile_of(q_base, queries, stride_qt, tq, depth, D, EVEN)
         scores = product(q_tile, tl.trans(k_tile), PRECISION=PRECISION)
         spike = spikes(
-            scores, scale, key_start, keys, start, old, tq, window, of_keys, segments_q + batch * tq,
+            scores, scale, zeros, key_start, keys, start, old, tq, window, of_keys, segments_q + batch * tq,
             BM, BN, WINDOW, SEGMENTS,
         )  # fmt: skip
         if AGED:
             p = tl.where(spike > 0, tl.load(row + AGE), 0.0)
         else:
-            calcium = tl.load(trail_base + block * 2 * tk, mask=here, other=0.0)
-            trail, _ = calcium_trail(spike, calcium, rows, rho_c, alpha)
-            p, gate, _, _ = release(spike, trail, row, TERMS, GENERAL)
+            calcium = tl.load(trail_base + block * 2 * tk, mask=here, other=0.0) / unit
+            trail = calcium_trail(spike, calcium[None, :], rows, rho_c)
+            gate, coupling = release(spike, trail, row, TERMS, GENERAL)
+            p = gate * coupling
         pool = tl.load(trail_base + (block * 2 + 1) * tk, mask=here, other=0.0)
         released, left = pool_trail(p, pool, rows, rho_r, recovery, MINIMUM)
         reach = eps + released
 
         # The sum over values. `y` is the gradient of log n over reach, so that lam y is that of the release.
-        bar_tile = tile_of(out_bar + which * tq * D, queries, D, tq, depth, D, EVEN)
-        one_over = tl.load(inverse + which * tq + queries, mask=valid, other=0.0)
+        bar_tile = tile_of(share_bar + which * tq * D, queries, D, tq, depth, D, EVEN)
         mean = tl.load(shift + which * tq + queries, mask=valid, other=0.0)
         if GENERAL:
             n = spike * exp2(lam * log2(reach))
@@ -204,10 +204,9 @@ def backward(
         else:
             n = spike * reach
             y = spike
-        share = (n * one_over[:, None]).to(bar_tile.dtype)
-        dv = product(tl.trans(share), bar_tile, dv, PRECISION=PRECISION)
+        dv = product(tl.trans(n.to(bar_tile.dtype)), bar_tile, dv, PRECISION=PRECISION)
         slope = anchored(product(bar_tile, tl.trans(v_tile), PRECISION=PRECISION))
-        y *= slope * one_over[:, None] - mean[:, None]
+        y *= slope - mean[:, None]
         w_bar = y
         if GENERAL:
             w_bar = lam * y
@@ -224,7 +223,7 @@ def backward(
             drive = p * w_bar
         drive = tl.where(last, gain * r_bar[None, :] + drive, drive)
         _, adjoint = tl.associative_scan((gain, drive), 0, affine, reverse=True)
-        r_bar = row_of(adjoint, rows, 0)
+        r_bar = tl.sum(row_of(adjoint, rows, 0), axis=0)
         # The adjoint of the pool after a query, which P needs, follows from the one before it without a shift.
         if MINIMUM:
             p_bar = tl.where(enough, w_bar - adjoint, 0.0)
@@ -249,7 +248,7 @@ def backward(
         score_bar = y * reach
         if LEARNED:
             sum_w += folded(w_bar, BM, BN, RUN)
-            sum_log += folded(score_bar * log2_again(reach), BM, BN, RUN)
+            sum_log += folded(score_bar * log2(reach), BM, BN, RUN)
             sum_pool += folded(tl.where(valid[:, None], adjoint, 0.0), BM, BN, RUN)
             sum_left += folded(tl.where(valid[:, None], passed, 0.0), BM, BN, RUN)
 
@@ -261,21 +260,21 @@ def backward(
             rest = p_bar * kappa * inverse_bound
             score_bar += rest
             x_bar = p_bar - p_bar * gate
-            hill = reciprocal_again(trail + k_d)
+            hill = reciprocal_again(trail + half)
             # The calcium, backwards: its adjoint decays from one query to the one before, not after the last.
-            drive = x_bar * hill * hill * s_k_d
+            drive = x_bar * hill * hill * steepness
             drive = tl.where(last, c_bar[None, :] + drive, drive)
             gain = tl.where(queries < tq - 1, rho_c, 1.0)[:, None] + tl.zeros_like(drive)
             _, adjoint = tl.associative_scan((gain, drive), 0, affine, reverse=True)
-            c_bar = rho_c * row_of(adjoint, rows, 0)
-            score_bar += alpha * adjoint * (spike * reciprocal(1 + spike))
+            c_bar = rho_c * tl.sum(row_of(adjoint, rows, 0), axis=0)
+            score_bar += adjoint * (spike * reciprocal(1 + spike) * LOG2_E)
             if LEARNED:
                 sensed = trail * hill
                 sum_x += folded(x_bar, BM, BN, RUN)
                 sum_s += folded(x_bar * sensed, BM, BN, RUN)
                 sum_hill += folded(x_bar * sensed * hill, BM, BN, RUN)
                 sum_rest += folded(rest, BM, BN, RUN)
-                sum_alpha += folded(adjoint * (log2_again(1 + spike) * LN_2), BM, BN, RUN)
+                sum_drive += folded(adjoint * log2(1 + spike), BM, BN, RUN)
                 sum_c += folded(tl.where(valid[:, None], adjoint * trail, 0.0), BM, BN, RUN)
 
         score_bar = score_bar.to(q_tile.dtype)
@@ -289,7 +288,7 @@ def backward(
     at = (which * tk + keys[:, None]) * D + depth[None, :]
     tl.store(k_bar + at, (dk * (scale * LN_2)).to(k_bar.dtype.element_ty), mask=inside)
     tl.store(v_bar + at, dv.to(v_bar.dtype.element_ty), mask=inside)
-    tl.store(calcium_bar_in + which * tk + keys, c_bar, mask=here)
+    tl.store(calcium_bar_in + which * tk + keys, c_bar / unit, mask=here)
     tl.store(pool_bar_in + which * tk + keys, r_bar, mask=here)
     if LEARNED:
         # The adjoints after each query are those before it, shifted by one.
@@ -300,11 +299,39 @@ def backward(
         tl.store(base + 3, tl.sum(tl.sum(sum_left, axis=1), axis=0))
         tl.store(base + 4, tl.sum(tl.sum(sum_x, axis=1), axis=0))
         tl.store(base + 5, tl.sum(tl.sum(sum_s, axis=1), axis=0))
-        tl.store(base + 6, tl.sum(tl.sum(sum_hill, axis=1), axis=0))
+        tl.store(base + 6, tl.sum(tl.sum(sum_hill, axis=1), axis=0) / unit)
         tl.store(base + 7, tl.sum(tl.sum(sum_rest, axis=1), axis=0))
-        of_alpha = tl.sum(tl.sum(sum_alpha, axis=1), axis=0)
-        tl.store(base + 8, of_alpha)
-        tl.store(base + 9, tl.sum(tl.sum(sum_c, axis=1), axis=0) - alpha * of_alpha)
+        driven = tl.sum(tl.sum(sum_drive, axis=1), axis=0)
+        tl.store(base + 8, driven * LN_2 / unit)
+        tl.store(base + 9, tl.sum(tl.sum(sum_c, axis=1), axis=0) - driven)
+
+
+@triton.jit
+def max_affine(w1, a1, b1, w2, a2, b2):
+    """x -> max(w x + a, b), the older first."""
+    return w1 * w2, w2 * a1 + a2, tl.maximum(w2 * b1 + a2, b2)
+
+
+@triton.jit
+def pool_trail(p, pool, rows, rho_r, recovery, MINIMUM: tl.constexpr):
+    """W, and z = R - P (rule "min") or R (1 - P) (rule "mul"), of which the next pool is a function.
+
+    The queries of a key are spread over threads here, where these inclusive scans cost less than :func:`.pools`.
+    Rule "min": z_t = max(rho_r z_{t-1} + e_t, e_t) with e_t = recovery - P_t, except that z_0 = pool - P_0.
+    """
+    first = (rows == 0)[:, None]
+    if MINIMUM:
+        drive = recovery - p
+        shift = tl.where(first, -1e30, drive)
+        floor = tl.where(first, pool[None, :] - p, drive)
+        _, _, left = tl.associative_scan((tl.zeros_like(p) + rho_r, shift, floor), 0, max_affine)
+        released = p + tl.minimum(left, 0.0)
+    else:
+        keep = tl.maximum(1 - p, 6e-8)  # P = 1 would leave no trace of R
+        drive = keep * tl.where(first, pool[None, :], recovery)
+        _, left = tl.associative_scan((keep * rho_r, drive), 0, affine)
+        released = p * left * reciprocal(keep)
+    return released, left
 
 
 @triton.jit

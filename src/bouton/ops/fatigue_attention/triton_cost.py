@@ -42,7 +42,7 @@ OTHERS = (
     *(Variant(dim, rule, learned=False) for dim in (64, 128) for rule in ("min", "mul")),
     *(Variant(64, rule, "age") for rule in ("min", "mul")),
     *(Variant(dim, rule, window=512, segmented=True) for dim in (64, 128) for rule in ("min", "mul")),
-    *(Variant(dim, "min") for dim in (32, 96, 256)),
+    *(Variant(dim, "min") for dim in (16, 32, 96, 256)),
     *(Variant(64, rule, dtype=torch.float32) for rule in ("min", "mul")),
 )
 

@@ -10,14 +10,13 @@ import triton.language as tl
 
 from bouton.ops.fatigue_attention.triton_synapse import (
     AGE,
-    ALPHA,
     CONSTANTS,
     EPS,
     LAM,
-    LN_2,
     RECOVERY,
     RHO_C,
     RHO_R,
+    UNIT,
     exp2,
     log2,
     release,
@@ -71,10 +70,10 @@ def decode(
     depth = tl.arange(0, BD)
     here = keys < tk
     EVEN: tl.constexpr = D == BD
-    rho_c, alpha = tl.load(row + RHO_C), tl.load(row + ALPHA)
+    rho_c, unit = tl.load(row + RHO_C), tl.load(row + UNIT)
     rho_r, recovery = tl.load(row + RHO_R), tl.load(row + RECOVERY)
     eps, lam = tl.load(row + EPS), tl.load(row + LAM)
-    calcium = tl.load(calcium_before + which * tk + keys, mask=here, other=0.0)
+    calcium = tl.load(calcium_before + which * tk + keys, mask=here, other=0.0) / unit
     pool = tl.load(pool_before + which * tk + keys, mask=here, other=0.0)
     k_tile = tile_of(k + batch * stride_kb + (head // GROUP) * stride_kh, keys, stride_kt, tk, depth, D, EVEN)
     v_tile = tile_of(v + batch * stride_vb + (head // GROUP) * stride_vh, keys, stride_vt, tk, depth, D, EVEN)
@@ -97,8 +96,9 @@ def decode(
         if AGED:
             p = tl.where(seen, tl.load(row + AGE), 0.0)
         else:
-            calcium = rho_c * calcium + alpha * (log2(1 + spike) * LN_2)
-            p, _, _, _ = release(spike, calcium, row, 0, True)
+            calcium = rho_c * calcium + log2(1 + spike)
+            gate, coupling = release(spike, calcium, row, 0, True)
+            p = gate * coupling
         if MINIMUM:
             released = tl.minimum(p, pool)
             pool = rho_r * tl.maximum(pool - p, 0.0) + recovery
@@ -110,7 +110,7 @@ def decode(
         tl.store(totals + at, tl.sum(n, axis=0))
         tl.store(parts + at * D + depth, tl.sum(n[:, None] * v_tile, axis=0), mask=depth < D)
 
-    tl.store(calcium_out + which * tk + keys, calcium, mask=here)
+    tl.store(calcium_out + which * tk + keys, calcium * unit, mask=here)
     tl.store(pool_out + which * tk + keys, pool, mask=here)
 
 

@@ -1,9 +1,9 @@
-"""The forward pass in two kernels: the state before every block of queries, then the read-out block by block.
+"""The forward pass: one program per block of keys, which walks along the queries with its calcium and pools.
 
-:func:`advance` has one program per block of keys, which walks along the queries with its calcium and pools and leaves
-them at regular distances. With those at hand every block of queries is independent, and :func:`read` is a
-FlashAttention (Dao 2023) without a running maximum: logits are bounded. The tiles of :func:`advance` are flat and wide,
-so that a thread holds whole columns and runs through the recurrences of a key by itself.
+Every pair is computed once. Keys, values and state stay where they are; what comes along are the queries, and what is
+left behind is the part of each output that the block's values contribute. :func:`gather` adds these parts up in the
+order of the keys, so results do not depend on the order in which programs run. There is no running maximum as in
+FlashAttention (Dao 2023): logits are bounded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import triton.language as tl
 
 from bouton.ops.fatigue_attention.triton_synapse import (
     AGE,
-    ALPHA,
     CONSTANTS,
     EPS,
     LAM,
@@ -21,12 +20,14 @@ from bouton.ops.fatigue_attention.triton_synapse import (
     RECOVERY,
     RHO_C,
     RHO_R,
+    UNIT,
+    by_key,
     calcium_trail,
+    columns,
     exp2,
     is_for,
     log2,
-    pool_after,
-    pool_trail,
+    pools,
     product,
     release,
     row_of,
@@ -37,15 +38,28 @@ from bouton.ops.fatigue_attention.triton_synapse import (
 
 
 @triton.jit
+def blocks_of(key_start, old, tq, window, BM: tl.constexpr, BN: tl.constexpr, WINDOW: tl.constexpr):
+    """The blocks of ``BM`` queries that see one of ``BN`` keys: the first, and the one behind the last."""
+    first = tl.maximum(key_start - old, 0) // BM
+    stop = tl.cdiv(tq, BM)
+    if WINDOW:
+        stop = tl.minimum(tl.cdiv(tl.maximum(key_start + BN - 1 + window - old, 0), BM), stop)
+    return first, tl.maximum(stop, first)
+
+
+@triton.jit
 def advance(
     q,
     k,
+    v,
     table,
     calcium_before,
     pool_before,
     segments_q,
     segments_k,
-    boundaries,  # (B * Hq, spans, 2, Tk)
+    boundaries,  # (B * Hq, spans, 2, Tk): the state before each span of queries, for the backward pass
+    parts,  # (B * Hq, slots, Tq, D)
+    totals,  # (B * Hq, slots, Tq)
     calcium_out,
     pool_out,
     stride_qb,
@@ -54,18 +68,23 @@ def advance(
     stride_kb,
     stride_kh,
     stride_kt,
+    stride_vb,
+    stride_vh,
+    stride_vt,
     tq,
     tk,
     heads,
     window,
     scale,
+    slots,  # blocks of keys that a block of queries can see: those of one slot do not meet
     GROUP: tl.constexpr,
     D: tl.constexpr,
     BD: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
-    SPAN: tl.constexpr,  # queries from one stored state to the next
-    BLOCK: tl.constexpr,  # queries of a program of `read`, which starts from a stored state: a multiple of SPAN
+    SPAN: tl.constexpr,  # queries from one stored state to the next; BM is a multiple of it
+    SAVE: tl.constexpr,
+    FLAT: tl.constexpr,  # a thread holds whole columns of a tile
     MINIMUM: tl.constexpr,
     AGED: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -82,169 +101,139 @@ def advance(
     if not is_for(row, GENERAL):
         return
     old = tk - tq
-    spans = tl.cdiv(tq, SPAN)
     keys = key_start + tl.arange(0, BN)
     rows = tl.arange(0, BM)
     depth = tl.arange(0, BD)
-    here = keys < tk
+    here = (keys < tk)[None, :]
     EVEN: tl.constexpr = D == BD
-    TILES: tl.constexpr = SPAN // BM
-    rho_c, alpha = tl.load(row + RHO_C), tl.load(row + ALPHA)
+    SPANS: tl.constexpr = BM // SPAN
+    rho_c, unit = tl.load(row + RHO_C), tl.load(row + UNIT)
     rho_r, recovery, r_max = tl.load(row + RHO_R), tl.load(row + RECOVERY), tl.load(row + R_MAX)
+    eps, lam = tl.load(row + EPS), tl.load(row + LAM)
 
-    calcium = tl.load(calcium_before + which * tk + keys, mask=here, other=0.0)
-    pool = tl.load(pool_before + which * tk + keys, mask=here, other=0.0)
+    state = which * tk + keys[None, :]
+    calcium = columns(calcium_before + which * tk, keys, tk, FLAT) / unit
+    pool = columns(pool_before + which * tk, keys, tk, FLAT)
+    zeros = by_key(row, keys, FLAT)
     of_keys = keys
     if SEGMENTS:
-        of_keys = tl.load(segments_k + batch * tk + keys, mask=here, other=0)
-    k_tile = tl.trans(tile_of(k + batch * stride_kb + (head // GROUP) * stride_kh, keys, stride_kt, tk, depth, D, EVEN))
+        of_keys = tl.load(segments_k + batch * tk + keys, mask=keys < tk, other=0)
+    k_tile = tile_of(k + batch * stride_kb + (head // GROUP) * stride_kh, keys, stride_kt, tk, depth, D, EVEN)
+    v_tile = tile_of(v + batch * stride_vb + (head // GROUP) * stride_vh, keys, stride_vt, tk, depth, D, EVEN)
+    v_tile = tl.trans(v_tile)
+    ones = tl.full((BN, 16), 1.0, v.dtype.element_ty)
     q_base = q + batch * stride_qb + head * stride_qh
-    trail_base = boundaries + which * spans * 2 * tk + keys
+    trail_base = boundaries + which * tl.cdiv(tq, SPAN) * 2 * tk + keys[None, :]
+    total_base = totals + (which * slots + tl.program_id(0) % slots) * tq
+    part_base = parts + (which * slots + tl.program_id(0) % slots) * tq * D
 
-    first = tl.maximum(key_start - old, 0) // BLOCK * (BLOCK // SPAN)
-    stop = spans
-    if WINDOW:
-        stop = tl.minimum(tl.cdiv(tl.maximum(key_start + BN - 1 + window - old, 0), SPAN), spans)
-    for block in range(first * TILES, tl.minimum(stop * TILES, tl.cdiv(tq, BM))):
-        if block % TILES == 0:
-            tl.store(trail_base + block // TILES * 2 * tk, calcium, mask=here)
-            tl.store(trail_base + (block // TILES * 2 + 1) * tk, pool, mask=here)
+    first, stop = blocks_of(key_start, old, tq, window, BM, BN, WINDOW)
+    for block in range(first, stop):
+        if SAVE:
+            tl.store(trail_base + block * SPANS * 2 * tk, calcium * unit, mask=here)
+            tl.store(trail_base + (block * SPANS * 2 + 1) * tk, pool, mask=here)
         start = block * BM
-        q_tile = tile_of(q_base, start + rows, stride_qt, tq, depth, D, EVEN)
-        scores = product(q_tile, k_tile, PRECISION=PRECISION)
+        queries = start + rows
+        q_tile = tile_of(q_base, queries, stride_qt, tq, depth, D, EVEN)
+        # With the keys along the first axis the tensor cores of Hopper can take a whole tile at once.
+        scores = tl.trans(product(k_tile, tl.trans(q_tile), PRECISION=PRECISION))
         spike = spikes(
-            scores, scale, key_start, keys, start, old, tq, window, of_keys, segments_q + batch * tq,
+            scores, scale, zeros, key_start, keys, start, old, tq, window, of_keys, segments_q + batch * tq,
             BM, BN, WINDOW, SEGMENTS,
         )  # fmt: skip
         if AGED:
             p = tl.where(spike > 0, tl.load(row + AGE), 0.0)
         else:
-            trail, _ = calcium_trail(spike, calcium, rows, rho_c, alpha)
-            p, _, _, _ = release(spike, trail, row, TERMS, GENERAL)
-        _, left = pool_trail(p, pool, rows, rho_r, recovery, MINIMUM)
-        if not AGED:
-            calcium = row_of(trail, rows, BM - 1)
-        pool = pool_after(row_of(left, rows, BM - 1), rho_r, recovery, MINIMUM)
-        if start + BM > tq:
+            trail = calcium_trail(spike, calcium, rows, rho_c)
+            gate, coupling = release(spike, trail, row, TERMS, GENERAL)
+            p = gate * coupling
+        if MINIMUM:
+            # Everything eps higher, which joins the last product: reach = eps + min(P, R).
+            p += eps
+            before, after = pools(p, pool + eps, rows, rho_r, recovery + eps, MINIMUM)
+            reach = tl.minimum(p, before)
+            after -= eps
+        else:
+            before, after = pools(p, pool, rows, rho_r, recovery, MINIMUM)
+            reach = p * before + eps
+        if SAVE:
+            for i in tl.static_range(1, SPANS):
+                inside = here & (tl.zeros_like(keys)[None, :] + start + i * SPAN < tq)
+                if not AGED:
+                    passed = row_of(trail, rows, i * SPAN - 1) * unit
+                    tl.store(trail_base + (block * SPANS + i) * 2 * tk, passed, mask=inside)
+                tl.store(
+                    trail_base + ((block * SPANS + i) * 2 + 1) * tk, row_of(after, rows, i * SPAN - 1), mask=inside
+                )
+        n = (spike * strength(reach, lam, GENERAL)).to(v_tile.dtype)
+        part = product(v_tile, tl.trans(n), PRECISION=PRECISION)
+        # The sum of n by the tensor cores too: a sum along axis 1 would be made of shuffles.
+        total = tl.max(product(n, ones, PRECISION=PRECISION), axis=1)  # all columns are equal
+        target = part_base + queries[None, :] * D + depth[:, None]
+        tl.store(target, part.to(parts.dtype.element_ty), mask=(queries < tq)[None, :] & (depth < D)[:, None])
+        tl.store(total_base + queries, total, mask=queries < tq)
+        # The last block of queries may be cut off; nothing happens to a key behind the last query.
+        last = tl.minimum(tq - start, BM) - 1
+        if last < BM - 1:
+            pool = row_of(after, rows, last)
             if not AGED:
-                calcium = tl.sum(tl.where((rows == tq - 1 - start)[:, None], trail, 0.0), axis=0)
-            last = tl.sum(tl.where((rows == tq - 1 - start)[:, None], left, 0.0), axis=0)
-            pool = pool_after(last, rho_r, recovery, MINIMUM)
+                calcium = row_of(trail, rows, last)
+        else:
+            pool = row_of(after, rows, BM - 1)
+            if not AGED:
+                calcium = row_of(trail, rows, BM - 1)
 
-    if WINDOW and stop < spans:
+    idle = tq - stop * BM
+    if WINDOW and idle > 0:
         # No later query sees these keys: they rest.
-        stop = tl.maximum(stop, first)
-        tl.store(trail_base + stop * 2 * tk, calcium, mask=here)
-        tl.store(trail_base + (stop * 2 + 1) * tk, pool, mask=here)
-        idle = (tq - stop * SPAN).to(tl.float32)
+        if SAVE:
+            tl.store(trail_base + stop * SPANS * 2 * tk, calcium * unit, mask=here)
+            tl.store(trail_base + (stop * SPANS * 2 + 1) * tk, pool, mask=here)
         if not AGED:
-            calcium = calcium * exp2(idle * log2(rho_c))
-        pool = r_max + (pool - r_max) * exp2(idle * log2(rho_r))
-    tl.store(calcium_out + which * tk + keys, calcium, mask=here)
-    tl.store(pool_out + which * tk + keys, pool, mask=here)
+            calcium = calcium * exp2(idle.to(tl.float32) * log2(rho_c))
+        pool = r_max + (pool - r_max) * exp2(idle.to(tl.float32) * log2(rho_r))
+    tl.store(calcium_out + state, calcium * unit, mask=here)
+    tl.store(pool_out + state, pool, mask=here)
 
 
 @triton.jit
-def read(
-    q,
-    k,
-    v,
-    table,
-    segments_q,
-    segments_k,
-    boundaries,
+def gather(
+    parts,
+    totals,
     out,  # (B, Hq, Tq, D)
     total,  # (B, Hq, Tq): sum of n
-    stride_qb,
-    stride_qh,
-    stride_qt,
-    stride_kb,
-    stride_kh,
-    stride_kt,
-    stride_vb,
-    stride_vh,
-    stride_vt,
     tq,
     tk,
-    heads,
     window,
-    scale,
-    GROUP: tl.constexpr,
+    slots,
     D: tl.constexpr,
     BD: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    SPAN: tl.constexpr,
-    MINIMUM: tl.constexpr,
-    AGED: tl.constexpr,
+    QUERIES: tl.constexpr,  # and keys of a tile of `advance`
+    KEYS: tl.constexpr,
+    ROWS: tl.constexpr,
     WINDOW: tl.constexpr,
-    SEGMENTS: tl.constexpr,
-    TERMS: tl.constexpr,
-    GENERAL: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
-    """One block of queries over the keys that it sees."""
-    blocks = tl.cdiv(tq, BM)
-    block = blocks - 1 - tl.program_id(0)  # the longest first
+    """What the blocks of keys contributed to ``ROWS`` queries, added up."""
+    start = tl.program_id(0) * ROWS
     which = tl.program_id(1).to(tl.int64)
-    batch, head = which // heads, which % heads
-    row = table + head * CONSTANTS
-    if not is_for(row, GENERAL):
-        return
     old = tk - tq
-    start = block * BM
-    rows = tl.arange(0, BM)
+    queries = start + tl.arange(0, ROWS)
     depth = tl.arange(0, BD)
-    EVEN: tl.constexpr = D == BD
-    rho_c, alpha = tl.load(row + RHO_C), tl.load(row + ALPHA)
-    rho_r, recovery = tl.load(row + RHO_R), tl.load(row + RECOVERY)
-    eps, lam = tl.load(row + EPS), tl.load(row + LAM)
-
-    q_tile = tile_of(q + batch * stride_qb + head * stride_qh, start + rows, stride_qt, tq, depth, D, EVEN)
-    k_base = k + batch * stride_kb + (head // GROUP) * stride_kh
-    v_base = v + batch * stride_vb + (head // GROUP) * stride_vh
-    trail_base = boundaries + (which * tl.cdiv(tq, SPAN) + start // SPAN) * 2 * tk
-
-    weighted = tl.zeros((BM, BD), tl.float32)
-    # The sum of n by the tensor cores too: a sum along axis 1 would be made of shuffles.
-    norms = tl.zeros((BM, 16), tl.float32)
-    ones = tl.full((BN, 16), 1.0, v.dtype.element_ty)
+    weighted = tl.zeros((ROWS, BD), tl.float32)
+    norm = tl.zeros((ROWS,), tl.float32)
     low = 0
     if WINDOW:
-        low = tl.maximum(old + start - window + 1, 0) // BN
-    high = tl.cdiv(tl.minimum(old + start + BM, tk), BN)
-    for j in range(low, high):
-        key_start = j * BN
-        keys = key_start + tl.arange(0, BN)
-        here = keys < tk
-        k_tile = tile_of(k_base, keys, stride_kt, tk, depth, D, EVEN)
-        scores = product(q_tile, tl.trans(k_tile), PRECISION=PRECISION)
-        of_keys = keys
-        if SEGMENTS:
-            of_keys = tl.load(segments_k + batch * tk + keys, mask=here, other=0)
-        spike = spikes(
-            scores, scale, key_start, keys, start, old, tq, window, of_keys, segments_q + batch * tq,
-            BM, BN, WINDOW, SEGMENTS,
-        )  # fmt: skip
-        if AGED:
-            p = tl.where(spike > 0, tl.load(row + AGE), 0.0)
-        else:
-            calcium = tl.load(trail_base + keys, mask=here, other=0.0)
-            trail, _ = calcium_trail(spike, calcium, rows, rho_c, alpha)
-            p, _, _, _ = release(spike, trail, row, TERMS, GENERAL)
-        pool = tl.load(trail_base + tk + keys, mask=here, other=0.0)
-        released, _ = pool_trail(p, pool, rows, rho_r, recovery, MINIMUM)
-        n = spike * strength(eps + released, lam, GENERAL)
-        v_tile = tile_of(v_base, keys, stride_vt, tk, depth, D, EVEN)
-        n = n.to(v_tile.dtype)
-        weighted = product(n, v_tile, weighted, PRECISION=PRECISION)
-        norms = product(n, ones, norms, PRECISION=PRECISION)
-
-    norm = tl.max(norms, axis=1)  # all columns are equal
+        low = tl.maximum(old + start - window + 1, 0) // KEYS
+    for j in range(low, tl.cdiv(tl.minimum(old + start + ROWS, tk), KEYS)):
+        # A block of keys has left something for the queries that its program came along.
+        first, stop = blocks_of(j * KEYS, old, tq, window, QUERIES, KEYS, WINDOW)
+        valid = (queries >= first * QUERIES) & (queries < tl.minimum(stop * QUERIES, tq))
+        base = (which * slots + j % slots) * tq
+        norm += tl.load(totals + base + queries, mask=valid, other=0.0)
+        pointers = parts + (base + queries)[:, None] * D + depth[None, :]
+        weighted += tl.load(pointers, mask=valid[:, None] & (depth < D)[None, :], other=0.0).to(tl.float32)
     norm = tl.where(norm == 0, 1.0, norm)  # a query that sees nothing reads zero
-    result = weighted / norm[:, None]
-    queries = start + rows
     inside = (queries < tq)[:, None] & (depth < D)[None, :]
     target = out + (which * tq + queries[:, None]) * D + depth[None, :]
-    tl.store(target, result.to(out.dtype.element_ty), mask=inside)
+    tl.store(target, (weighted / norm[:, None]).to(out.dtype.element_ty), mask=inside)
     tl.store(total + which * tq + queries, norm, mask=queries < tq)

@@ -73,8 +73,7 @@ def plain_backward(
     q,
     k,
     v,
-    out_bar,
-    inverse,
+    share_bar,  # out_bar / (sum of E)
     shift,
     q_bar,  # float32, zero
     k_bar,
@@ -103,15 +102,13 @@ def plain_backward(
         queries = block * BM + tl.arange(0, BM)
         valid = queries < tq
         q_tile = tile_of(q + which * tq * D, queries, D, tq, depth, D, EVEN)
-        bar_tile = tile_of(out_bar + which * tq * D, queries, D, tq, depth, D, EVEN)
-        one_over = tl.load(inverse + which * tq + queries, mask=valid, other=0.0)
+        bar_tile = tile_of(share_bar + which * tq * D, queries, D, tq, depth, D, EVEN)
         mean = tl.load(shift + which * tq + queries, mask=valid, other=0.0)
         scores = product(q_tile, tl.trans(k_tile), PRECISION=PRECISION)
         spike = spikes_alone(scores, scale, key_start, block * BM, old, tq, BM, BN)
-        share = (spike * one_over[:, None]).to(bar_tile.dtype)
-        dv = product(tl.trans(share), bar_tile, dv, PRECISION=PRECISION)
+        dv = product(tl.trans(spike.to(bar_tile.dtype)), bar_tile, dv, PRECISION=PRECISION)
         slope = product(bar_tile, tl.trans(v_tile), PRECISION=PRECISION)
-        score_bar = (spike * (slope * one_over[:, None] - mean[:, None])).to(q_tile.dtype)
+        score_bar = (spike * (slope - mean[:, None])).to(q_tile.dtype)
         dk = product(tl.trans(score_bar), q_tile, dk, PRECISION=PRECISION)
         dq = product(score_bar, k_tile, PRECISION=PRECISION)
         at = (which * tq + queries[:, None]) * D + depth[None, :]

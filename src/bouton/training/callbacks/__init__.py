@@ -5,6 +5,7 @@ from __future__ import annotations
 from bouton.training.callbacks.build import build_callbacks
 from bouton.training.callbacks.checkpoint import Checkpointing
 from bouton.training.callbacks.early_stop import EarlyStop
+from bouton.training.callbacks.hopeless import HopelessStop
 from bouton.training.callbacks.media import Media
 from bouton.training.callbacks.metrics import MetricsLogging
 from bouton.training.callbacks.nonfinite import NonFiniteGuard
@@ -15,6 +16,7 @@ from bouton.training.callbacks.throughput import Throughput
 __all__ = [
     "Checkpointing",
     "EarlyStop",
+    "HopelessStop",
     "Media",
     "MetricsLogging",
     "NonFiniteGuard",

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from bouton.errors import ConfigError, suggest
 from bouton.training.callbacks.checkpoint import Checkpointing
 from bouton.training.callbacks.early_stop import EarlyStop
+from bouton.training.callbacks.hopeless import HopelessStop
 from bouton.training.callbacks.media import Media
 from bouton.training.callbacks.metrics import MetricsLogging
 from bouton.training.callbacks.nonfinite import NonFiniteGuard
@@ -22,12 +23,13 @@ from bouton.training.module import positive_int
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "checkpoint": ("save_every", "save_best"),
     "early_stop": ("patience", "min_delta"),
+    "hopeless": ("threshold", "confidence", "slack"),
     "nonfinite_guard": (),
     "throughput": ("mfu",),
     "progress": ("refresh_every",),
     "media": ("every", "tokens", "sample_tokens"),
 }
-OPTIONAL = ("early_stop", "media")  # null leaves them out
+_OPTIONAL = ("early_stop", "hopeless", "media")  # null leaves them out
 
 
 def build_callbacks(
@@ -83,6 +85,10 @@ def build_callbacks(
         if isinstance(delta, bool) or not isinstance(delta, int | float) or delta < 0:
             raise ConfigError(f"callbacks.early_stop.min_delta = {delta!r} is not valid: a number >= 0")
         callbacks.append(EarlyStop(positive_int(early["patience"], "callbacks.early_stop.patience"), float(delta)))
+    if (rule := config["hopeless"]) is not None:
+        callbacks.append(
+            HopelessStop(*(_number(rule[name], f"callbacks.hopeless.{name}") for name in FIELDS["hopeless"]))
+        )
     if config["nonfinite_guard"]:
         callbacks.append(NonFiniteGuard(folder))
     if (media := config["media"]) is not None:
@@ -126,5 +132,11 @@ def check_fields(config: Mapping[str, Any]) -> None:
             for field in fields:
                 if field not in config[name]:
                     raise ConfigError(f"callbacks.{name}.{field} is missing")
-        elif fields and not (name in OPTIONAL and config[name] is None):
+        elif fields and not (name in _OPTIONAL and config[name] is None):
             raise ConfigError(f"callbacks.{name} = {config[name]!r} is not valid: needs {', '.join(fields)}")
+
+
+def _number(value: Any, path: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{path} = {value!r} is not valid: a number")
+    return float(value)

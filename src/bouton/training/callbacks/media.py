@@ -16,8 +16,8 @@ from torch import Tensor
 from bouton.errors import BoutonError
 from bouton.files import write_text
 from bouton.mechanisms.base import Mechanism
+from bouton.mechanisms.drawing import draw_picture
 from bouton.mechanisms.pictures import Picture
-from bouton.training.drawing import draw_picture
 from bouton.training.loggers import log_pictures, log_sample
 from bouton.training.module import TrainingModule
 from bouton.training.random_state import get_random_state, set_random_state

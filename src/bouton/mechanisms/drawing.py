@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bouton.files import write_atomically
 from bouton.mechanisms.pictures import Picture
@@ -14,12 +15,16 @@ _COLUMNS = 4
 
 def draw_picture(picture: Picture, title: str, path: Path) -> Path:
     """Write ``path``: one heat map per panel, all on one colour scale, with a bar that says which."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure = figure_of(picture, title)
-    FigureCanvasAgg(figure)
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=90))
+    content = png(picture, title)
+    write_atomically(path, lambda file: _put(file, content))
     return path
+
+
+def png(picture: Picture, title: str = "") -> bytes:
+    """The PNG as bytes."""
+    buffer = io.BytesIO()
+    figure_of(picture, title).savefig(buffer, format="png", dpi=90)
+    return buffer.getvalue()
 
 
 def figure_of(picture: Picture, title: str = "") -> Any:
@@ -55,3 +60,7 @@ def figure_of(picture: Picture, title: str = "") -> Any:
     bar.set_label(picture.unit, fontsize=8)
     bar.ax.tick_params(labelsize=7)
     return figure
+
+
+def _put(file: IO[bytes], content: bytes) -> None:
+    file.write(content)
