@@ -31,7 +31,8 @@ params = PresynParams()
 constants = params.kinetics()
 kinetics = Kinetics(*(torch.tensor([constants[name]]) for name in Kinetics._fields)).per_head()
 print(
-    f"calcium decays in {params.tau_c:g} tokens, the pool recovers in {params.tau_rrp:g}; half saturation at {params.k_d:g}"
+    f"calcium decays in {params.tau_c:g} tokens, the pool recovers in {params.tau_rrp:g} tokens; "
+    f"the sensor is half saturated at a calcium of {params.k_d:g}"
 )
 
 # %% [markdown]
@@ -84,16 +85,18 @@ for row in logits[:, None, None]:
 for t in (4, 5, 6, 8, 19, 20, 44, 45, 49):
     print(
         f"t {t:2d}  logit {logits[t, 0]:+.1f}  calcium {life['calcium'][t]:.2f}  demand {life['demand'][t]:.2f}  "
-        f"release {life['release'][t]:.2f}  pool {life['pool'][t]:.2f}  weight {life['plain'][t]:.2f} -> {life['tired'][t]:.2f}"
+        f"release {life['release'][t]:.2f}  pool {life['pool'][t]:.2f}  "
+        f"weight {life['plain'][t]:.2f} -> {life['tired'][t]:.2f}"
     )
 
 # %% [markdown]
 # ## 3. Its picture
 #
 # The pool pays the first queries of the burst and is then empty: release falls to what recovers between two tokens.
-# Calcium fades within a few tokens of silence, the pool comes back more slowly. The attention weight (last panel) begins
-# a little above the plain softmax, because the newborn rival has no calcium yet, and is given up to that rival two
-# queries later. After 25 tokens of rest not quite half of the pool is back: the key is heard once more, and then no longer.
+# Calcium fades within a few tokens of silence, the pool comes back more slowly. The attention weight (last panel)
+# begins a little above the plain softmax, because the newborn rival has less calcium and releases less, and is given up
+# to that rival two queries later. After 25 tokens of rest not quite half of the pool is back: the key is heard once
+# more, and then no longer.
 
 # %%
 figure, axes = plt.subplots(5, 1, figsize=(8, 9), sharex=True, layout="constrained")

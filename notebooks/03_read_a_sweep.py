@@ -23,6 +23,8 @@
 # lines read a sweep that is large enough.
 
 # %%
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -53,7 +55,9 @@ for mechanism in ("none", "hebb", "presyn"):
             "trainer.val_every=5",
             f"run_dir={sweep / f'{mechanism}_seed{seed}'}",
         )
-        train(cfg)
+        with redirect_stdout(StringIO()):  # each run would print its own results
+            loss = train(cfg)
+        print(f"{mechanism}, seed {seed}: {loss:.4f} nats per token")
 
 # %% [markdown]
 # ## 1. One row per run
@@ -76,9 +80,8 @@ lines = bouton.evidence.curves(frame)
 figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
 for (arm, seed), part in lines.groupby(["arm", "seed"], sort=False):
     colour = {"none": "#3A3A3A", "hebb": "#0072B2", "presyn": "#D55E00"}[arm]
-    axes.plot(
-        part["tokens"], part["val/loss"], color=colour, marker="o", markersize=3, label=arm if seed == 0 else None
-    )
+    label = arm if seed == 0 else None
+    axes.plot(part["tokens"], part["val/loss"], color=colour, marker="o", markersize=3, label=label)
 axes.set_xlabel("training tokens")
 axes.set_ylabel("held-out loss (nats per token)")
 axes.legend(frameon=False)

@@ -13,10 +13,10 @@
 # %% [markdown]
 # # Write a mechanism
 #
-# A mechanism is one file: its parameters, a part that goes into a socket of the body, and a class that plugs it in. This
-# one adapts: a unit that has been active lately raises its own threshold.
+# A mechanism is one file: its parameters, a part that goes into a socket of the body, and a class that plugs it in.
+# This one adapts: the output of a unit that has been active lately is turned down.
 #
-# $$a_t = \rho\, a_{t-1} + (1-\rho)\,|x_t|, \qquad \Delta_t = -\,\lambda\, a_{t-1} \odot \tanh(y_t)$$
+# $$a_t = \rho\, a_{t-1} + (1-\rho)\,|y_t|, \qquad \Delta_t = -\,\lambda\, a_{t-1} \odot \tanh(y_t)$$
 #
 # `python -m bouton.mechanisms.new NAME` starts such a file inside the source tree; a notebook works as well, because
 # `@register` is all that it takes.
@@ -81,15 +81,15 @@ class Adaptation(nn.Module):
 # %% [markdown]
 # ## 3. The mechanism
 #
-# `plug` puts a part into each socket that it wants. `vital_names` and `pictures` declare what there is to see: vitals go to
-# the logs and the dashboard, pictures to the callback `media`, without a change anywhere else.
+# `plug` puts a part into each socket that it wants. `vital_names` and `pictures` declare what there is to see: vitals
+# go to the logs and the dashboard, pictures to the callback `media`, without a change anywhere else.
 
 
 # %%
 @register
 class Adapt(Mechanism):
     name = "adapt"
-    summary = "units raise their threshold with their own recent activity"
+    summary = "units turn their output down with their own recent activity"
     source = "spike-frequency adaptation: Benda and Herz, Neural Computation 15 (2003) 2523"
     sockets = ("branch",)
     state = "recent: (B, width) per layer"
@@ -150,8 +150,9 @@ print("split:", (torch.cat((first, rest), dim=1) - logits).abs().max().item())
 print("causal:", (other[:, :30] - logits[:, :30]).abs().max().item())
 
 # %% [markdown]
-# These and about twenty more clauses are the contract suite, which covers a mechanism without another line. Here are
-# three of them; `bouton.testing.check("adapt")` runs all, alone and with every other mechanism, in about a minute.
+# These are clauses of the contract suite, which covers a mechanism without another line; here are three of its checks.
+# With the class in a file of its own, `bouton.testing.check("adapt")` runs all of them, alone and with every other
+# mechanism.
 
 # %%
 from bouton.testing.arms import arms

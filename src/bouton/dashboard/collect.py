@@ -1,4 +1,4 @@
-"""What a dashboard shows of each run, read from its folder alone; a run that is still training is shown as far as it is."""
+"""What a dashboard shows of each run, read from its folder alone; a run under way is shown as far as it has come."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def collect(folder: str | Path) -> list[RunData]:
     Raises:
         DataError: no such folder, or no run in it.
     """
-    return [_run(row) for row in load(folder).to_dict("records")]
+    return [_run({str(key): value for key, value in row.items()}) for row in load(folder).to_dict("records")]
 
 
 def _run(row: dict[str, Any]) -> RunData:
@@ -57,7 +57,7 @@ def _run(row: dict[str, Any]) -> RunData:
         if path.stem.isdecimal():
             name = path.parent.relative_to(folder / FOLDER).as_posix()
             media.setdefault(name, []).append((int(path.stem), path))
-    clean = {str(key): value for key, value in row.items() if not (pd.api.types.is_scalar(value) and pd.isna(value))}
+    clean = {key: value for key, value in row.items() if not (pd.api.types.is_scalar(value) and pd.isna(value))}
     return RunData(
         name=str(row["run"]),
         arm=str(row["arm"]),

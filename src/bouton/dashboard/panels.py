@@ -1,7 +1,7 @@
 """Which panels a dashboard has: one definition for the local page and for W&B.
 
-The names of metrics are those that runs log: ``train/*``, ``val/*``, ``cost/*``, and ``vitals/<mechanism>/<vital>``. The
-panels of vitals come from the names that are there and from what the mechanisms say about them.
+The names of metrics are those that runs log: ``train/*``, ``val/*``, ``cost/*``, and ``vitals/<mechanism>/<vital>``.
+The panels of vitals come from the names that are there and from what the mechanisms say about them.
 """
 
 from __future__ import annotations

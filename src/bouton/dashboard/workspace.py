@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def where(runs: Sequence[RunData]) -> tuple[str, str | None]:
 
 def build_workspace(runs: Sequence[RunData], entity: str, project: str) -> Any:
     """The workspace, not saved yet."""
-    import wandb_workspaces.workspaces as ws
+    ws = importlib.import_module("wandb_workspaces.workspaces")
 
     sections = [
         ws.Section(name=section.title, panels=_panels(section), is_open=index < 2)
@@ -83,7 +84,7 @@ def build_workspace(runs: Sequence[RunData], entity: str, project: str) -> Any:
 
 def build_report(runs: Sequence[RunData], entity: str, project: str) -> Any:
     """The report, not saved yet: a heading and a grid of panels per section, over the runs of its project."""
-    import wandb_workspaces.reports.v2 as wr
+    wr = importlib.import_module("wandb_workspaces.reports.v2")
 
     blocks: list[Any] = []
     for section in _sections(runs):
@@ -103,7 +104,7 @@ def _sections(runs: Sequence[RunData]) -> list[Section]:
 
 
 def _panels(section: Section) -> list[Any]:
-    import wandb_workspaces.reports.v2 as wr
+    wr = importlib.import_module("wandb_workspaces.reports.v2")
 
     return [
         wr.LinePlot(title=panel.title, x=STEP, y=list(panel.metrics), title_x="optimizer step", title_y=panel.unit)
@@ -113,7 +114,7 @@ def _panels(section: Section) -> list[Any]:
 
 def _seen(runs: Sequence[RunData]) -> list[Any]:
     """Panels of sample texts and of pictures, as far as there are any."""
-    import wandb_workspaces.reports.v2 as wr
+    wr = importlib.import_module("wandb_workspaces.reports.v2")
 
     panels: list[Any] = []
     if any(run.samples for run in runs):
