@@ -162,12 +162,12 @@ plt.show()
 # Down each column runs the life of one key.
 
 # %%
-from bouton.training.callbacks.media import collect
+from bouton.mechanisms.pictures import collect
 
 cfg = bouton.compose("mechanism=presyn", "model=tiny", "model.vocab_size=64", "kernels=torch")
 model = bouton.build(cfg).eval()
 half = torch.randint(64, (1, 24), generator=torch.Generator().manual_seed(0))
-pictures = collect(model, model.mechanism_list(), torch.cat((half, half), dim=1))
+pictures = collect(model, torch.cat((half, half), dim=1))
 sorted(pictures)
 
 # %%

@@ -169,16 +169,16 @@ for name in list(CLAUSES)[:3]:
 # The recent activity of 32 units while 48 tokens are read, as the callback `media` would draw it:
 
 # %%
-from bouton.training.callbacks.media import collect
+from bouton.mechanisms.pictures import collect
 
-pictures = collect(model, model.mechanism_list(), tokens)
+pictures = collect(model, tokens)
 pictures["adapt/recent_layer0"]
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
 for tau in (2.0, 10.0, 50.0):
     body = bouton.build(bouton.compose("mechanism=adapt", f"mechanism.adapt.tau={tau}", *words)).eval()
-    seen = collect(body, body.mechanism_list(), tokens)["adapt/recent_layer0"].values
+    seen = collect(body, tokens)["adapt/recent_layer0"].values
     axes.plot(seen.mean(dim=0), label=f"tau = {tau:g} tokens")
 axes.set_xlabel("token")
 axes.set_ylabel("mean recent activity")

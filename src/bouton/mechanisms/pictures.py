@@ -51,6 +51,26 @@ class Picture:
         return png(self)
 
 
+@torch.no_grad()
+def collect(body: Any, tokens: Tensor, starts: Tensor | None = None) -> dict[str, Picture]:
+    """Read one sequence token by token and return what its mechanisms show of it: ``mechanism/name`` -> picture.
+
+    Args:
+        body: a model with ``mechanisms``, in the mode (training or evaluation) that is wanted.
+        tokens: (1, T) int64.
+        starts: (1, T) bool, True where a document begins.
+    """
+    from bouton.mechanisms.base import Mechanism
+
+    mechanisms = [m for m in body.mechanisms.values() if type(m).pictures is not Mechanism.pictures]
+    states: list[State] = []
+    state = None
+    for t in range(tokens.shape[1] if mechanisms else 0):
+        _, state = body(tokens[:, t : t + 1], state, starts=None if starts is None else starts[:, t : t + 1])
+        states.append(state)
+    return {f"{m.name}/{name}": picture for m in mechanisms for name, picture in m.pictures(states).items()}
+
+
 def find(states: Sequence[State], *names: str) -> Iterator[tuple[str, list[dict[str, Tensor]]]]:
     """Every place in a body's state that holds all of ``names``, and what it held after each token.
 

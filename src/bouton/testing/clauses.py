@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bouton.mechanisms import registry
+from bouton.mechanisms.drawing import png
+from bouton.mechanisms.pictures import collect
 from bouton.mechanisms.vitals import Vitals
 from bouton.models.body import Body
 from bouton.models.build import build
@@ -249,6 +251,21 @@ def vitals_are_complete(arm: Arm) -> None:
         raise AssertionError(f"vitals declared and reported differ in {declared ^ set(values)}")
     if bad := [name for name, value in values.items() if not torch.isfinite(value)]:
         raise AssertionError(f"vital {bad[0]} is not finite")
+
+
+@clause("mechanism")
+def pictures_can_be_drawn(arm: Arm) -> None:
+    """Every declared picture of a sequence has finite values, and drawing it leaves the model as it was."""
+    model = arm.build().eval()
+    before = fingerprint(model)
+    for name, picture in collect(model, sample_tokens()[:1], sample_starts()[:1]).items():
+        values = picture.values[~picture.values.isnan()]
+        if not values.numel() or not values.isfinite().all():
+            raise AssertionError(f"picture {name} has values that are not finite, or none")
+        if not png(picture).startswith(b"\x89PNG"):
+            raise AssertionError(f"picture {name} is not drawn")
+    if fingerprint(model) != before:
+        raise AssertionError("drawing changes the model")
 
 
 @clause()

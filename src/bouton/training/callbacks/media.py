@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ from torch import Tensor
 
 from bouton.errors import BoutonError
 from bouton.files import write_text
-from bouton.mechanisms.base import Mechanism
 from bouton.mechanisms.drawing import draw_picture
-from bouton.mechanisms.pictures import Picture
+from bouton.mechanisms.pictures import collect
 from bouton.training.loggers import log_pictures, log_sample
 from bouton.training.module import TrainingModule
 from bouton.training.random_state import get_random_state, set_random_state
@@ -81,7 +80,7 @@ class Media(Callback):
             set_random_state(before)
 
     def _draw(self, trainer: lightning.Trainer, module: TrainingModule, row: Mapping[str, Tensor], step: int) -> None:
-        pictures = collect(module.body, module.mechanisms, row["tokens"], row.get("starts"))
+        pictures = collect(module.body, row["tokens"], row.get("starts"))
         files: dict[str, Path] = {}
         for name, picture in pictures.items():
             files[name] = draw_picture(picture, f"{name}, step {step}", self.folder / FOLDER / name / f"{step:08d}.png")
@@ -100,23 +99,6 @@ class Media(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._validations = int(state_dict["validations"])
-
-
-@torch.no_grad()
-def collect(
-    body: Any, mechanisms: Sequence[Mechanism], tokens: Tensor, starts: Tensor | None = None
-) -> dict[str, Picture]:
-    """``mechanism/name`` -> picture of one sequence, tokens (1, T), read token by token by ``body``."""
-    drawing = [m for m in mechanisms if type(m).pictures is not Mechanism.pictures]
-    if not drawing:
-        return {}
-    states: list[Any] = []
-    state = None
-    for t in range(tokens.shape[1]):
-        begun = None if starts is None else starts[:, t : t + 1]
-        _, state = body(tokens[:, t : t + 1], state, starts=begun)
-        states.append(state)
-    return {f"{m.name}/{name}": picture for m in drawing for name, picture in m.pictures(states).items()}
 
 
 def sample_text(body: Any, tokenizer: Any, tokens: int, seed: int) -> str | None:
