@@ -70,12 +70,14 @@ def tiling(kernel: str, depth: int, dtype: torch.dtype, *, general: bool = False
 
     Those that need the fewest instructions per pair among the ones that do not spill registers on sm_90
     (``benchmarks/gpu_offline.py``); a window or documents (``masked``) leave fewer registers. In "advance" there are 32
-    keys per warp, or a multiple of it: so a thread holds whole columns of a tile.
+    keys per warp, or a multiple of it, but for the widest in float32: so a thread holds whole columns of a tile.
     """
     if interpreted():
         return Tiling({"advance": 16, "backward": 8}[kernel], 32, {"advance": 1, "backward": 4}[kernel], 1)
     depth = padded(depth)
     if kernel == "advance":
+        if dtype == torch.float32 and depth > 128:
+            return Tiling(16, 32, 4, 1)  # more keys would not fit into the shared memory
         if dtype == torch.float32 or depth > 128:
             return Tiling(16, 64, 2, 1)
         if depth > 64:
