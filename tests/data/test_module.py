@@ -20,6 +20,10 @@ def tokens(module: TokenDataModule, count: int) -> list[Tensor]:
     return [batch["tokens"] for batch in itertools.islice(module.train_dataloader(), count)]
 
 
+def samples(module: TokenDataModule, count: int) -> list[Tensor]:
+    return [batch["samples"] for batch in itertools.islice(module.train_dataloader(), count)]
+
+
 def as_rank(module: TokenDataModule, rank: int, world_size: int, monkeypatch: pytest.MonkeyPatch) -> TokenDataModule:
     monkeypatch.setattr(module, "ranks", lambda: (rank, world_size))
     return module
@@ -30,6 +34,8 @@ def test_two_ranks_equal_one_with_twice_the_batch(corpus: Path, make: Make, monk
     ranks = [tokens(as_rank(make(corpus, batch_size=4), rank, 2, monkeypatch), 80) for rank in range(2)]
     for step in range(80):
         assert torch.equal(torch.cat([ranks[0][step], ranks[1][step]]), one[step])
+    numbers = [samples(as_rank(make(corpus, batch_size=4), rank, 2, monkeypatch), 3) for rank in range(2)]
+    assert torch.equal(torch.cat([numbers[0][2], numbers[1][2]]), torch.arange(16, 24))
 
 
 def test_order_depends_on_the_seed_and_each_epoch_is_complete(corpus: Path, make: Make) -> None:

@@ -105,6 +105,25 @@ class TestPlugging:
         class Listener(First):
             name, reads = "listener", ("dopamine",)
 
+        order = []
+
+        class Base(First):
+            name, sockets = "zebra", ("activation",)
+
+            def plug(self, body):
+                order.append(self.name)
+
+        class Finer(Base):
+            name, refines, sockets = "apple", ("zebra",), ("signals",)
+
+        class Finest(Base):
+            name, refines, sockets = "aardvark", ("apple",), ("signals",)
+
+        class Early(Base):
+            name, sockets = "yak", ("signals",)
+
+        Transformer(CONFIG).plug([Finest(), Finer(), Base(), Early()])
+        assert order == ["yak", "zebra", "apple", "aardvark"]  # what refines comes after what it refines
         with pytest.raises(SocketError, match=r"refines 'presyn'.*mechanism=presyn\+refiner"):
             Transformer(CONFIG).plug([Refiner()])
         with pytest.raises(SocketError, match="reads the signal 'dopamine'"):

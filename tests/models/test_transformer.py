@@ -210,3 +210,9 @@ def test_a_state_of_another_batch_size_is_one_line():
     _, state = model(tokens(2))
     with pytest.raises(ValueError, match="state is of a batch of 2, but tokens has 3 rows"):
         model(tokens(3, 1), state)
+
+
+def test_samples_must_be_one_per_row():
+    body = bouton.build(bouton.compose("model=tiny", "model.vocab_size=31"))
+    with pytest.raises(ValueError, match=r"samples must be one per row, \(2,\), got \(3,\)"):
+        body(torch.zeros(2, 4, dtype=torch.int64), samples=torch.arange(3))

@@ -114,7 +114,9 @@ class TinyBody(nn.Module):
         for p in self.parameters():
             p.data = torch.randn(p.shape, generator=generator) * 0.3
 
-    def forward(self, tokens: Tensor, state: Any = None, *, starts: Any = None, vitals: Any = None) -> Any:
+    def forward(
+        self, tokens: Tensor, state: Any = None, *, starts: Any = None, samples: Any = None, vitals: Any = None
+    ) -> Any:
         self.calls += self.training
         if self.training and self.calls == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -50,7 +50,8 @@ class Prepared:
 
 
 class TokenDataModule(LightningDataModule):
-    """Batches ``{"tokens", "targets", "starts"}`` of (B, T); targets of -100 are ignored.
+    """Batches ``{"tokens", "targets", "starts"}`` of (B, T); targets of -100 are ignored. Those of training also have
+    ``samples`` (B,), the number of each row in the stream of all ranks.
 
     Training is an endless stream. Sample ``s W B + r B + b`` goes to slot b of rank r in step s, so W ranks with B
     see what one rank with W B sees, and its content is a pure function of (seed, sample). Validation and
@@ -205,15 +206,21 @@ class TokenDataModule(LightningDataModule):
 
     def train_batch(self, step: int) -> Batch:
         """This rank's batch number ``step``, counted as :attr:`batches_consumed` is."""
-        return self.rows("train").gather(self.training_rows(step, 1)[0])
+        samples = self.training_samples(step, 1)
+        return self._training_batch(samples[0], self.training_rows(samples)[0])
 
-    def training_rows(self, step: int, count: int) -> NDArray[np.int64]:
-        """(count, B) rows of this rank's batches ``step``, ``step + 1``, ..."""
+    def training_samples(self, step: int, count: int) -> NDArray[np.int64]:
+        """(count, B) samples of the training stream in this rank's batches ``step``, ``step + 1``, ..."""
         rank, world_size = self.ranks()
         steps = range(step - self._base_batches, step - self._base_batches + count)
-        samples = [sample_indices(s, rank, world_size, self.batch_size, self._base_samples) for s in steps]
-        rows = training_rows(np.concatenate(samples), len(self.rows("train")), self.seed)
-        return rows.reshape(count, self.batch_size)
+        return np.stack([sample_indices(s, rank, world_size, self.batch_size, self._base_samples) for s in steps])
+
+    def training_rows(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The row that each of these samples reads."""
+        return training_rows(samples.reshape(-1), len(self.rows("train")), self.seed).reshape(samples.shape)
+
+    def _training_batch(self, samples: NDArray[np.int64], rows: NDArray[np.int64]) -> Batch:
+        return {**self.rows("train").gather(rows), "samples": torch.from_numpy(samples.copy())}
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -263,13 +270,13 @@ class TrainLoader:
         module = self._module
         step = module.batches_consumed
         pin = module.pins_memory()
-        rows = module.rows("train")
         while True:
             # the order of many steps at once: the permutation costs the same for one batch as for dozens
-            for chosen in module.training_rows(step, _STEPS_AHEAD):
+            samples = module.training_samples(step, _STEPS_AHEAD)
+            for drawn, rows in zip(samples, module.training_rows(samples), strict=True):
                 step += 1
                 module._batches = step
-                batch = rows.gather(chosen)
+                batch = module._training_batch(drawn, rows)
                 yield _pinned(batch) if pin else batch
 
 

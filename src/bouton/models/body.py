@@ -30,7 +30,13 @@ class Body(nn.Module):
         self.mechanisms = nn.ModuleDict()
 
     def forward(
-        self, tokens: Tensor, state: State | None = None, *, starts: Tensor | None = None, vitals: Vitals | None = None
+        self,
+        tokens: Tensor,
+        state: State | None = None,
+        *,
+        starts: Tensor | None = None,
+        samples: Tensor | None = None,
+        vitals: Vitals | None = None,
     ) -> tuple[Tensor, State]:
         """tokens (B, T) int64 -> logits (B, T, vocab) and the state after the last token.
 
@@ -38,6 +44,8 @@ class Body(nn.Module):
             state: what an earlier call returned, to go on from there; None: a fresh sequence. Any split of a sequence
                 into calls gives the same logits.
             starts: (B, T) bool, True at the first token of a new document: all sequence state starts fresh there.
+            samples: (B,) int64, number of the sample that each row is, for mechanisms that draw random numbers: N ranks
+                draw what one would. None: 0, 1, ... B - 1.
             vitals: collector of vitals; None: none are computed.
         """
         raise NotImplementedError
@@ -61,6 +69,8 @@ class Body(nn.Module):
     def plug(self, mechanisms: Sequence[Mechanism]) -> None:
         """Plug the mechanisms in, in the order of the kinds of their sockets, whatever order they are given in.
 
+        What refines another mechanism comes after it: that one's parts bring the sockets that it needs.
+
         Raises:
             SocketError: two want one exclusive socket, a socket is missing, a signal has no publisher, or a
                 mechanism lacks one that it refines.
@@ -79,8 +89,15 @@ class Body(nn.Module):
                     f"{', '.join(sorted(names))} publishes"
                 )
         order = list(KINDS)
+        refines = {m.name: m.refines for m in mechanisms}
         first = {m.name: min((order.index(kind) for kind in m.sockets), default=0) for m in mechanisms}
-        for mechanism in sorted(mechanisms, key=lambda m: (first[m.name], m.name)):
+
+        def turn(name: str) -> tuple[int, int, str]:
+            before = [turn(refined) for refined in refines[name]]
+            own = (first[name], 0, name)
+            return max([own, *((kind, depth + 1, name) for kind, depth, _ in before)])
+
+        for mechanism in sorted(mechanisms, key=lambda m: turn(m.name)):
             try:
                 mechanism.plug(self)
             except ConfigError as error:

@@ -21,6 +21,8 @@ class Context:
         segments_q: (B, T) int64, running number of the document of each new token; None if all keys are of one.
         segments_k: (B, T_key) int64, the same for all keys, cached and new; None together with ``segments_q``. A layer
             that keeps fewer keys (a window) takes the last ones.
+        samples: (B,) int64, number of the sample that each row is, the same on however many ranks: what draws random
+            numbers takes them from it. None: the rows are samples 0, 1, ... B - 1.
         signals: global signals (calcium, energy, dopamine, ...) by name, in the order of publication.
         vitals: collector, or None when nobody asked.
     """
@@ -29,6 +31,7 @@ class Context:
     starts: Tensor | None = None
     segments_q: Tensor | None = None
     segments_k: Tensor | None = None
+    samples: Tensor | None = None
     signals: dict[str, Tensor] = field(default_factory=dict)
     vitals: Vitals | None = None
     _masks: dict[tuple[int | None, int], Tensor | None] = field(default_factory=dict)

@@ -23,6 +23,8 @@ State = dict[str, Any]
 # only after it is plugged in, so the composition does not depend on the order in which mechanisms are named.
 KINDS: dict[str, str] = {
     "encoder": "tokens -> vectors: forward(tokens, ctx) -> (B, T, hidden)",
+    "signals": "on the embedded tokens, to publish signals: forward(x, tokens, ctx, state) -> (x, state)",
+    "stack": "the way through the blocks: forward(x, layers, ctx, state) -> (x, state by layer)",
     "mixer": "feed-forward block: forward(x, ctx, state) -> (y, state), x (B, T, hidden)",
     "keys": "key transform after RoPE: forward(k, ctx, state) -> (k, state), k (B, H_kv, T, D)",
     "attention_core": "forward(q, k, v, ctx, state, *, bias, window) -> (context, state), q (B, H, T, D)",

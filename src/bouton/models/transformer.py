@@ -21,7 +21,7 @@ from bouton.models.body import Body
 from bouton.models.context import Context
 from bouton.models.layers import ACTIVATIONS, Embedding, Linear, make_norm
 from bouton.models.mixers import MLP
-from bouton.models.sockets import ExclusiveSocket, State
+from bouton.models.sockets import ExclusiveSocket, ListSocket, State
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,17 @@ class Block(nn.Module):
         return x + self.dropout(y), after
 
 
+class Stack(nn.Module):
+    """The plain way through the blocks: one after the other."""
+
+    def forward(self, x: Tensor, layers: nn.ModuleList, ctx: Context, state: State | None) -> tuple[Tensor, State]:
+        """x (B, T, hidden) -> the same shape, and the state of every block by its index."""
+        after: State = {}
+        for index, layer in enumerate(layers):
+            x, after[str(index)] = layer(x, ctx, None if state is None else state[str(index)])
+        return x, after
+
+
 class Transformer(Body):
     """Decoder-only language model (Vaswani et al. 2017; Radford et al. 2019) with sockets."""
 
@@ -132,13 +143,21 @@ class Transformer(Body):
         learned = config.position == "learned"
         self.position = Embedding(config.max_seq_len, config.hidden_size, std=std) if learned else None
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.signals = ListSocket("signals", -1, vocab_size=config.vocab_size, hidden_size=config.hidden_size)
+        self.stack = ExclusiveSocket("stack", -1, Stack(), config=config)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = make_norm(config.norm, config.hidden_size, config.bias)
         tied = config.tied_embeddings
         self.head = None if tied else Linear(config.hidden_size, config.vocab_size, bias=False, std=std)
 
     def forward(
-        self, tokens: Tensor, state: State | None = None, *, starts: Tensor | None = None, vitals: Vitals | None = None
+        self,
+        tokens: Tensor,
+        state: State | None = None,
+        *,
+        starts: Tensor | None = None,
+        samples: Tensor | None = None,
+        vitals: Vitals | None = None,
     ) -> tuple[Tensor, State]:
         if tokens.ndim != 2 or tokens.shape[1] == 0:
             raise ValueError(f"tokens must be (B, T) with T >= 1, got {tuple(tokens.shape)}")
@@ -146,11 +165,14 @@ class Transformer(Body):
             raise ValueError(f"tokens must be int64 or int32, got {str(tokens.dtype).removeprefix('torch.')}")
         if starts is not None and starts.shape != tokens.shape:
             raise ValueError(f"starts must have the shape of tokens, {tuple(tokens.shape)}, got {tuple(starts.shape)}")
+        if samples is not None and samples.shape != tokens.shape[:1]:
+            raise ValueError(f"samples must be one per row, ({tokens.shape[0]},), got {tuple(samples.shape)}")
         if state is not None and (rows := state["position"].shape[0]) != tokens.shape[0]:
             raise ValueError(
                 f"state is of a batch of {rows}, but tokens has {tokens.shape[0]} rows: they must be equal"
             )
         ctx, after = self._context(tokens, state, starts, vitals)
+        ctx.samples = samples
         x = self._vectors(tokens)
         if self.position is not None:
             if state is not None or tokens.shape[1] > self.max_seq_len:
@@ -159,9 +181,11 @@ class Transformer(Body):
         if self.config.embedding_norm:
             x = F.rms_norm(x, (self.hidden_size,))
         x = self.dropout(x)
-        for index, layer in enumerate(self.layers):
-            x, layer_state = layer(x, ctx, None if state is None else state["layers"][str(index)])
-            after["layers"][str(index)] = layer_state
+        for name, part in self.signals.items():
+            x, signal_state = part(x, tokens, ctx, None if state is None else state.get("signals", {}).get(name))
+            if signal_state:
+                after.setdefault("signals", {})[name] = signal_state
+        x, after["layers"] = self.stack(x, self.layers, ctx, None if state is None else state["layers"])
         x = self.norm(x)
         logits = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
         if (cap := self.config.logit_softcap) is not None:
@@ -190,7 +214,7 @@ class Transformer(Body):
             # One document per row from its beginning: no masks needed, every row has the same positions.
             segments = torch.zeros(batch, t, dtype=torch.int64, device=tokens.device)
             position = torch.full((batch,), t, dtype=torch.int64, device=tokens.device)
-            after = {"position": position, "segments": self._visible(segments), "layers": {}}
+            after = {"position": position, "segments": self._visible(segments)}
             return Context(index[None], vitals=vitals), after
         zero = torch.zeros(batch, dtype=torch.int64, device=tokens.device)
         first = zero if state is None else state["position"]
@@ -202,7 +226,7 @@ class Transformer(Body):
             positions = torch.where(latest >= 0, index - latest, first[:, None] + index)
             segments = segment + starts.long().cumsum(dim=1)
         keys = segments if state is None else torch.cat((state["segments"], segments), dim=1)
-        after = {"position": positions[:, -1] + 1, "segments": self._visible(keys), "layers": {}}
+        after = {"position": positions[:, -1] + 1, "segments": self._visible(keys)}
         return Context(positions, starts, segments, keys, vitals=vitals), after
 
     def _visible(self, segments: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ class TrainingModule(lightning.LightningModule):
     # -- training -----------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        logits, _ = self.body(batch["tokens"], starts=batch["starts"])
+        logits, _ = self.body(batch["tokens"], starts=batch["starts"], samples=batch.get("samples"))
         targets = batch["targets"]
         nll = summed_nll(logits, targets)
         count = (targets != IGNORED).sum()
