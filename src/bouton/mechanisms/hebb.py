@@ -4,7 +4,8 @@
 
 F is a fast cache that forgets within ``tau_fast`` tokens, S its consolidated copy that forgets within ``tau_slow``.
 Keys and queries are unit vectors, so the branch is bounded whatever the length of the sequence; the values are the
-slow output x_t W alone, so it never feeds on itself.
+slow output x_t W alone, so it never feeds on itself. Hence what refines hebb (socket ``plasticity``) knows the values
+of all tokens before F is computed: it multiplies the learning rate, or gates what enters S.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from bouton.mechanisms.parameters import Params, choice, flag, integer, real
 from bouton.mechanisms.pictures import Picture, find
 from bouton.mechanisms.registry import register
 from bouton.models.layers import Linear
+from bouton.models.sockets import ListSocket, State
 from bouton.ops.fast_weights import RULES, fast_weights
 
 if TYPE_CHECKING:
@@ -85,6 +87,8 @@ class FastWeights(nn.Module):
         self.query = Projection(in_features, hp.heads, hp.rank) if hp.projection == "separate" else None
         for name in self._start() if hp.learnable else ():
             self.register_parameter(f"raw_{name}", nn.Parameter(torch.empty(hp.heads)))
+        width, consolidates = out_features // hp.heads, hp.eta_s > 0
+        self.plasticity = ListSocket("plasticity", layer, heads=hp.heads, width=width, consolidates=consolidates)
 
     def _start(self) -> dict[str, float]:
         names = ("scale", "eta", "tau_fast") + (("tau_slow", "eta_s") if self.hp.eta_s else ())
@@ -123,32 +127,51 @@ class FastWeights(nn.Module):
         per_head: Tensor = x.unflatten(-1, (self.hp.heads, -1))
         return per_head.transpose(1, 2)
 
-    def forward(
-        self, x: Tensor, y: Tensor, ctx: Context, state: dict[str, Tensor] | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x: Tensor, y: Tensor, ctx: Context, state: State | None) -> tuple[Tensor, State]:
         """What is added to ``y``, (B, T, out_features), and F and S, (B, heads, rank, out_features / heads) each."""
         k = self._unit(self.key(x))
         q = k if self.query is None else self._unit(self.query(x))
-        eta, scale = self._value("eta"), self._value("scale")
+        v = self._heads(y)
+        scale = self._value("scale")
         # The read is linear in the query, which is much narrower than what is read: so the scale goes there.
         q = q * (scale.view(-1, 1, 1).to(q.dtype) if isinstance(scale, Tensor) else scale)
+        eta, gate, plastic = self._modulated(v, ctx, None if state is None else state.get("plasticity"))
         read, after = fast_weights(
             q,
             k,
-            self._heads(y),
-            eta.view(-1, 1) if isinstance(eta, Tensor) else eta,
+            v,
+            eta,
             rho_f=self._decay("tau_fast"),
             rho_s=self._decay("tau_slow"),
             eta_s=self._value("eta_s"),
+            gate=gate,
             rule=self.hp.rule,
-            state=state,
+            state=None if state is None else {name: state[name] for name in ("fast", "slow") if name in state},
             starts=ctx.starts,
             chunk=CHUNK,
         )
         delta = read.transpose(1, 2).flatten(2)
         if ctx.vitals is not None:
             self._report(ctx, y, delta, after)
-        return delta, after
+        return delta, {**after, "plasticity": plastic} if plastic else after
+
+    def _modulated(self, v: Tensor, ctx: Context, state: State | None) -> tuple[Tensor | float, Tensor | None, State]:
+        """Learning rate and gate of the consolidation, (B, heads, T) where they vary, and the state of the refiners."""
+        rate = self._value("eta")
+        eta: Tensor | float = rate.view(-1, 1) if isinstance(rate, Tensor) else rate
+        gate: Tensor | None = None
+        after: State = {}
+        for name, part in self.plasticity.items():
+            gain, opening, part_state = part(v, ctx, None if state is None else state.get(name))
+            if gain is not None:
+                eta = gain * eta
+            if opening is not None:
+                gate = opening if gate is None else gate * opening
+            if part_state:
+                after[name] = part_state
+        if (dopamine := ctx.signals.get("dopamine")) is not None:
+            eta = dopamine.unsqueeze(1) * eta
+        return eta, gate, after
 
     def _report(self, ctx: Context, y: Tensor, delta: Tensor, after: dict[str, Tensor]) -> None:
         with torch.no_grad():
@@ -166,6 +189,11 @@ class FastWeights(nn.Module):
             within += 2.0 * chunk * width + chunk * (width + out)
             boundary += 2.0 * self.hp.rank * out
         return boundary + within
+
+
+def plasticity_sockets(body: Body) -> list[Any]:
+    """The ``plasticity`` sockets of the fast weights in ``body``; none where the scale of hebb is 0."""
+    return [part.plasticity for part in body.modules() if isinstance(part, FastWeights)]
 
 
 @register
