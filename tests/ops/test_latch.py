@@ -31,7 +31,7 @@ def results(case: dict[str, Any], reference: bool, dtype: torch.dtype, rates: Ra
     else:
         outputs = latch(calcium, rates, (m, p), case["starts"])
     g = torch.Generator().manual_seed(1)
-    loss = sum((out * torch.randn(out.shape, generator=g)).sum() for out in outputs)
+    loss = torch.stack([(out * torch.randn(out.shape, generator=g)).sum() for out in outputs]).sum()
     grads = torch.autograd.grad(loss, list(leaves.values()))
     values = dict(zip(("m_t", "p_t"), (out.detach() for out in outputs), strict=True))
     return values | {f"d{name}": grad for name, grad in zip(leaves, grads, strict=True)}
@@ -70,7 +70,7 @@ def gate(*phases: tuple[float, int]) -> Tensor:
 
 
 def test_hysteresis() -> None:
-    """Off at normal activity; a pulse latches it on; it stays on at normal activity; sustained low calcium erases it."""
+    """Off at normal activity; a pulse latches it on and it stays on there; sustained low calcium erases it."""
     trace = gate((1.0, 100), (2.0, 6), (1.0, 500), (0.2, 40), (1.0, 200))
     off, pulse, on, erased, off_again = trace.split([100, 6, 500, 40, 200])
     assert (off < -0.5).all()

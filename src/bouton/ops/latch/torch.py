@@ -1,4 +1,4 @@
-"""The latch with a backward pass of its own: one small loop forwards, one product of 2 x 2 matrices per token backwards.
+"""The latch with a backward pass of its own: a small loop forwards, one product of 2 x 2 matrices per token backwards.
 
 With the local derivatives J_t = d(m_t, p_t) / d(m_{t-1}, p_{t-1}), computed for all tokens at once, the adjoints obey
 
@@ -49,9 +49,7 @@ def _latch(
 
 
 @_latch.register_fake
-def _(
-    calcium: Tensor, m: Tensor, p: Tensor, starts: Tensor | None, constants: list[float]
-) -> tuple[Tensor, Tensor]:
+def _(calcium: Tensor, m: Tensor, p: Tensor, starts: Tensor | None, constants: list[float]) -> tuple[Tensor, Tensor]:
     return torch.empty_like(calcium), torch.empty_like(calcium)
 
 
