@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from bouton.errors import ConfigError
 from bouton.mechanisms.base import Mechanism
@@ -54,6 +55,28 @@ class NeuromodParams(Params):
     rank: int = integer(16, "width of the surprise head's vectors", low=1)
     tau_trace: float = real(8.0, "time constant of its trace", unit="tokens", low=0, low_open=True, scale="log")
     tau_mean: float = real(50.0, "time constant of the mean of delta", unit="tokens", low=0, low_open=True, scale="log")
+
+
+class _SurpriseAndEntropy(torch.autograd.Function):
+    """-log p(token) and the entropy of p = softmax(logits), in half the passes over the vocabulary of autograd's."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = logits.log_softmax(-1)
+        entropy = -torch.linalg.vecdot(log_p.exp(), log_p)
+        ctx.save_for_backward(log_p, tokens, entropy)
+        return -log_p.gather(-1, tokens.unsqueeze(-1)).squeeze(-1), entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_surprise: Tensor, grad_entropy: Tensor) -> tuple[Tensor, None]:
+        # d surprise = p - [token];   d entropy = -p (log p + entropy)
+        log_p, tokens, entropy = ctx.saved_tensors
+        factor = torch.addcmul(
+            (grad_surprise - grad_entropy * entropy).unsqueeze(-1), log_p, grad_entropy.unsqueeze(-1), value=-1
+        )
+        grad = log_p.exp().mul_(factor)
+        return grad.scatter_add_(-1, tokens.unsqueeze(-1), -grad_surprise.unsqueeze(-1)), None
 
 
 class SurpriseHead(nn.Module):
@@ -88,9 +111,7 @@ class SurpriseHead(nn.Module):
         if starts is not None:
             known = known.masked_fill(starts.unsqueeze(-1), 0.0)
         logits = F.linear(self.map(known), self.table.weight, self.prior)
-        log_p = logits.log_softmax(-1)
-        surprise = -log_p.gather(-1, tokens.long().unsqueeze(-1)).squeeze(-1)
-        entropy = -(log_p.exp() * log_p).sum(-1)
+        surprise, entropy = _SurpriseAndEntropy.apply(logits, tokens.long())
         return surprise, entropy, {"token": vectors[:, -1], "trace": after}
 
     def flops_per_token(self, seq_len: int) -> float:
