@@ -5,9 +5,9 @@
     W         <- sqrt(1 - strength) W + sqrt(strength) C       then scaled to the std that W had
 
 W is the matrix as its module drew it, so the spread of every matrix is that of the plain initialisation, whatever that
-is (biases, norms, and what a mechanism starts as orthonormal or constant are left alone), and only the structure differs. Rule 30 is chaotic, and its matrices have the spectral norm of random ones. Rule 116
-soon moves its row by one cell per step and changes it no more: its matrices are Toeplitz (a circular convolution of the
-input) from some row on, with a larger spectral norm.
+is, and only the structure differs; biases, norms, and what a mechanism starts as orthonormal or constant stay. Rule 30
+is chaotic, and its matrices have the spectral norm of random ones. Rule 116 soon moves its row by one cell per step and
+changes it no more: from there on its matrices are circular convolutions of the input, with a larger spectral norm.
 """
 
 from __future__ import annotations
@@ -184,8 +184,8 @@ class CAInit(Mechanism):
             vitals.add(self.name, "spectral_excess", (norm / edge.clamp_min(1e-30)).mean(), int(name.split(".")[0]))
 
     def pictures(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Picture]:
-        """The upper left corner of the first and the last matrix of the first block: the pattern, as far as it lasts."""
-        shown = [(name, weight) for name, weight in self._matrices() if name.startswith("0.") and weight.dim() == 2]
+        """The upper left corner of the first and the last matrix of the first block, as they are now."""
+        shown = [(name, weight) for name, weight in self._matrices() if name[:2] == "0." and weight.dim() == 2]
         return {
             f"weights_{name.removeprefix('0.')}": Picture(
                 weight[:LARGEST_PICTURE, :LARGEST_PICTURE], "output", "input", unit="weight"
