@@ -145,7 +145,7 @@ def _entropy(weights: Tensor) -> Tensor:
 
 
 def _by_place(bias: Tensor, window: int, tokens: int) -> Tensor:
-    """Score terms (., ., T, T_key) -> those of the last ``window`` keys of each query, oldest first (., ., T, window)."""
+    """Score terms (., ., T, T_key) -> those of the last ``window`` keys of a query, oldest first: (., ., T, window)."""
     bias = F.pad(bias, (window, 0))  # what lies before the first key is not seen
     query = torch.arange(tokens, device=bias.device)[:, None] + bias.shape[-1] - tokens
     place = torch.arange(1 - window, 1, device=bias.device)

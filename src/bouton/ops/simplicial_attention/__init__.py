@@ -56,8 +56,8 @@ def simplicial_attention(
 
     Returns:
         (B, H, T, D) in the dtype of ``q``, computed in float32 or better, and the state after the last token:
-        ``keys1``, ``values1`` (B, H_kv, w1 - 1, D), ``keys2``, ``values2`` (B, H_kv, w2 - 1, D), 0 where there are none,
-        and ``valid`` (B, max(w1, w2) - 1) bool, which of the last tokens belong to the last document.
+        ``keys1``, ``values1`` (B, H_kv, w1 - 1, D), ``keys2``, ``values2`` (B, H_kv, w2 - 1, D), 0 where there are
+        none, and ``valid`` (B, max(w1, w2) - 1) bool, which of the last tokens belong to the last document.
 
     Raises:
         KernelError: a shape that does not fit, a window below 1, or a backend that cannot run.
