@@ -111,12 +111,14 @@ def peak_bytes(depth: int, mechanism: dict[str, dict[str, Any]], width: int = 32
     return peak
 
 
-def test_peak_memory_grows_by_less_than_a_tenth_of_that_of_stored_activations() -> None:
-    """What still grows with depth is the returned state (keys and values), and the gradients of the weights."""
+def test_activations_take_the_same_memory_at_any_depth() -> None:
+    """What still grows are the gradients of the weights, once more until autograd has added them to the others."""
     grown = {}
     for label, mechanism in (("stored", {}), ("recomputed", {"reversible": {}})):
         grown[label] = (peak_bytes(10, mechanism) - peak_bytes(2, mechanism)) / 8
-    assert grown["recomputed"] < 0.25 * grown["stored"], grown
+    block = model_with({}, num_layers=1, hidden_size=32).layers[0]  # type: ignore[index]
+    weights = sum(p.numel() * p.element_size() for p in block.parameters())  # type: ignore[union-attr]
+    assert grown["recomputed"] < 1.05 * weights < 0.1 * grown["stored"], (grown, weights)
 
 
 def test_a_state_costs_nothing_of_its_own() -> None:

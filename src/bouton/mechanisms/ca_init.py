@@ -70,7 +70,8 @@ def spectral_norm(matrix: Tensor, generator: torch.Generator) -> Tensor:
     for _ in range(POWER_STEPS):
         y = matrix @ (x / x.norm(dim=-2, keepdim=True).clamp_min(1e-30))
         x = matrix.mT @ y
-    return y.norm(dim=(-2, -1))
+    norm: Tensor = y.norm(dim=(-2, -1))
+    return norm
 
 
 class AutomatonWeights(nn.Module):

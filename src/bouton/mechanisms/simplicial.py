@@ -111,8 +111,8 @@ class SimplicialCore(nn.Module):
 
     def _mapped(self, linear: Linear, x: Tensor) -> Tensor:
         """A linear map of x (B, H_kv, T, D) over all heads."""
-        y: Tensor = linear(x.transpose(1, 2).flatten(2))
-        return y.unflatten(-1, (self.num_kv_heads, self.head_dim)).transpose(1, 2).to(x.dtype)
+        y: Tensor = linear(x.transpose(1, 2).flatten(2)).to(x.dtype)
+        return y.view(*y.shape[:2], self.num_kv_heads, self.head_dim).transpose(1, 2)
 
     @torch.no_grad()
     def _report(self, ctx: Context, added: Tensor, context: Tensor, weights: Tensor) -> None:
@@ -133,7 +133,7 @@ class SimplicialCore(nn.Module):
         pairs = sum(min(i, self.w1) * min(i, self.w2) for i in t) / seq_len
         second = sum(min(i, self.w2) for i in t) / seq_len
         # one product with each window of first keys and values; query times second keys, read times second values
-        return self.num_heads * self.head_dim * (4.0 * pairs + 3.0 * second)
+        return float(self.num_heads * self.head_dim * (4.0 * pairs + 3.0 * second))
 
     def extra_repr(self) -> str:
         return f"w1={self.w1}, w2={self.w2}, combine={self.hp.combine}"

@@ -213,7 +213,7 @@ class _Inversion(torch.autograd.Function):
             state = None if before is None else _map(before, _leaf)
             with torch.enable_grad():
                 y, new, published = passage.again(step, x, signals, state)
-            results = [(y, flow[step.target].to(y.dtype))]
+            results: list[tuple[Tensor, Tensor | None]] = [(y, flow[step.target].to(y.dtype))]
             leaves = _leaves(new)
             results += zip(leaves, after[end - len(leaves) : end], strict=True)
             end -= len(leaves)
