@@ -110,6 +110,17 @@ def test_batches_of_matrices_are_filled_one_by_one() -> None:
     assert not torch.equal(experts[0].sign(), experts[1].sign())
 
 
+def test_only_what_is_a_parameter_of_a_block_is_filled() -> None:
+    """Not the ingredients that a module draws to put a parameter together from."""
+    draw, plain = Draw(0, "layers.0.mixer", AutomatonWeights(CAInitParams())), torch.empty(8, 8)
+    Draw(0, "layers.0.mixer").normal(plain, 0.1, "weight")
+    ingredient, shifted = torch.empty(8, 8), torch.nn.Parameter(torch.empty(8, 8))
+    draw.normal(ingredient, 0.1, "weight")
+    assert torch.equal(ingredient, plain)
+    draw.normal(shifted, 0.1, "weight", mean=1.0)
+    assert torch.allclose(shifted, 1 + plain, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (3, 2), (0, 4)])
 def test_small_matrices_do_not_hang_and_stay_finite(shape: tuple[int, int]) -> None:
     weight = torch.nn.Parameter(torch.empty(shape))

@@ -154,6 +154,14 @@ def test_the_vital_tells_a_block_that_cannot_be_computed_again() -> None:
     assert vitals.mean()["reversible/reconstruction_error"].item() > 1e-3
 
 
+@pytest.mark.parametrize("grad", [True, False])
+def test_others_report_their_vitals_once(grad: bool) -> None:
+    vitals = Vitals()
+    with torch.set_grad_enabled(grad):
+        model_with({"reversible": {}, "hebb": {}})(tokens(), vitals=vitals)
+    assert [len(values) for values in vitals._values["hebb", "contribution"].values()] == [1, 1, 1]
+
+
 def test_asking_for_vitals_with_dropout_leaves_the_generator_where_it_was() -> None:
     model = model_with({"reversible": {}}, dropout=0.5)
     results = []

@@ -111,7 +111,7 @@ class Passage:
 
     def _branch(self, step: Step, x: Tensor, ctx: Context, state: State | None) -> tuple[Tensor, State]:
         kind, dtype, enabled = self.autocast
-        # Without autocast's cache: weights that were cast without a graph would be found there when one is wanted.
+        # Without autocast's cache: a weight that was cast lives no longer than its branch.
         with torch.autocast(kind, dtype, enabled=enabled, cache_enabled=False):
             y, after = step.block.branch(step.branch, x, ctx, state)
         return y, after
