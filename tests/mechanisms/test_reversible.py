@@ -171,17 +171,32 @@ def test_asking_for_vitals_with_dropout_leaves_the_generator_where_it_was() -> N
     assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
 
 
-def test_a_loss_put_aside_inside_the_blocks_is_refused(monkeypatch: Any) -> None:
-    model = model_with({"reversible": {}, "hebb": {}})
+@pytest.mark.parametrize("blocks", [None, 0])
+def test_a_loss_put_aside_inside_the_blocks_is_refused(blocks: int | None, monkeypatch: Any) -> None:
+    model = model_with({"reversible": {"blocks": blocks}, "hebb": {}})
     seen: list[Tensor] = []
     part = model.layers[0].mixer  # type: ignore[index, union-attr]
     part.register_forward_hook(lambda _module, _args, output: seen.append(output[0].square().mean()))
     monkeypatch.setattr(model.mechanisms["hebb"], "auxiliary_loss", lambda: seen[-1])
-    with torch.no_grad():
-        model(tokens())
-    with pytest.raises(SocketError, match="'hebb' has a loss of its own inside the blocks") as caught:
-        model(tokens())
+    model(tokens())
+    if blocks == 0:
+        assert model.auxiliary_loss() is seen[-1]
+        return
+    with pytest.raises(
+        SocketError, match="'hebb' has a loss of its own that gets no gradient with 'reversible'"
+    ) as caught:
+        model.auxiliary_loss()
     assert "\n" not in str(caught.value)
+    with torch.no_grad():
+        assert model.auxiliary_loss() is seen[-1]
+
+
+def test_a_loss_from_outside_the_blocks_is_added(monkeypatch: Any) -> None:
+    model = model_with({"reversible": {}, "hebb": {}})
+    loss = model.embedding.weight.square().sum()  # type: ignore[union-attr, operator]
+    monkeypatch.setattr(model.mechanisms["hebb"], "auxiliary_loss", lambda: loss)
+    model(tokens())
+    assert model.auxiliary_loss() is loss
 
 
 def test_no_blocks_is_the_plain_body_and_too_many_are_refused() -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bouton.errors import ConfigError, SocketError
+from bouton.errors import ConfigError
 from bouton.mechanisms.base import Mechanism
 from bouton.mechanisms.parameters import Params, choice, integer
 from bouton.mechanisms.registry import register
@@ -47,7 +47,6 @@ class CoupledStack(nn.Module):
         super().__init__()
         self.blocks, self.start = blocks, start
         self._body = (body,)  # in a tuple: it is no child of this part
-        self._checked = False
 
     def forward(self, x: Tensor, layers: nn.ModuleList, ctx: Context, state: State | None) -> tuple[Tensor, State]:
         """x (B, T, hidden) -> the same shape, and the state of every block by its index."""
@@ -64,24 +63,11 @@ class CoupledStack(nn.Module):
         passage = Passage(chosen, ctx, own, body.mechanism_list(), x.dtype)
         parameters = [p for p in body.parameters() if p.requires_grad]
         results, by_block = reversible(passage, list(streams), parameters)
-        if torch.is_grad_enabled() and not self._checked:
-            self._check_losses(body)
         if ctx.vitals is not None:
             self._report(ctx, passage, streams, results)
         total = results[0] + results[1]
         merged = total / 2 if self.start == "copy" else total
         return merged.to(x.dtype), {**after, **by_block}
-
-    def _check_losses(self, body: Body) -> None:
-        """Once: a loss that a block put aside in its forward pass has no graph."""
-        self._checked = True
-        for mechanism in body.mechanism_list():
-            loss = mechanism.auxiliary_loss()
-            if loss is not None and not loss.requires_grad:
-                raise SocketError(
-                    f"mechanism '{mechanism.name}' has a loss of its own inside the blocks, which gets no gradient in "
-                    f"'reversible' ones: switch that loss off, or use one of them"
-                )
 
     @torch.no_grad()
     def _report(self, ctx: Context, passage: Passage, before: list[Tensor], after: list[Tensor]) -> None:
@@ -117,6 +103,7 @@ class Reversible(Mechanism):
         blocks = body.num_layers if self.hp.blocks is None else self.hp.blocks
         if blocks > body.num_layers:
             raise ConfigError(f"blocks = {blocks} is more than model.num_layers = {body.num_layers}: use at most that")
+        self.recomputes = blocks > 0
         for socket in body.sockets("stack"):
             socket.plug(self, socket.part if blocks == 0 else CoupledStack(body, blocks, self.hp.start))
 

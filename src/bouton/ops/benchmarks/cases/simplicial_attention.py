@@ -31,14 +31,14 @@ def make_inputs(shape: Shape, dtype: torch.dtype) -> Inputs:
 
 def _execute(backend: str) -> Run:
     def run(x: Inputs) -> tuple[Tensor, ...]:
-        out, state = simplicial_attention(*(x[name] for name in NAMES), W1, W2, backend=backend)
+        out, state = simplicial_attention(x["q"], x["k1"], x["v1"], x["k2"], x["v2"], W1, W2, backend=backend)
         return out, state["keys1"], state["values2"]
 
     return run
 
 
 def _exact(x: Inputs) -> tuple[Tensor, ...]:
-    out, state = simplicial_attention_reference(*(x[name] for name in NAMES), W1, W2)
+    out, state = simplicial_attention_reference(x["q"], x["k1"], x["v1"], x["k2"], x["v2"], W1, W2)
     return out, state["keys1"], state["values2"]
 
 
