@@ -32,7 +32,7 @@ KINDS: dict[str, str] = {
     "mixer_gate": "on the mixer's hidden layer: forward(x, ctx) -> x, x (B, T, width)",
     "activation": "the mixer's non-linearity: forward(x) -> x, x (..., width)",
     "branch": "beside a linear map y = x W: forward(x, y, ctx, state) -> (delta, state)",
-    "initializer": "fills anew a tensor that was drawn from a centred normal: forward(name, tensor, draw) -> None",
+    "initializer": "fills the weights: forward(name, tensor, draw) -> None",
 }
 
 
