@@ -46,6 +46,8 @@ class Mechanism(lightning.LightningModule):
     skips: ClassVar[Mapping[str, str]] = {}  # contract clause -> why this mechanism cannot satisfy it
     vital_names: ClassVar[Mapping[str, str]] = {}  # vital -> what it measures
 
+    recomputes: bool = False  # it computes the blocks without a graph, and once more in the backward pass
+
     def __init__(self, params: parameters.Params | None = None) -> None:
         super().__init__()
         self.hp: Any = self.Params() if params is None else params

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bouton.errors import ConfigError, SocketError
@@ -121,8 +122,22 @@ class Body(nn.Module):
             mechanism.commit_observations(reduce)
 
     def auxiliary_loss(self) -> Tensor | None:
-        """Sum of the mechanisms' own loss terms, None if there are none."""
-        terms = [term for m in self.mechanism_list() if (term := m.auxiliary_loss()) is not None]
+        """Sum of the mechanisms' own loss terms, None if there are none.
+
+        Raises:
+            SocketError: a term was put aside inside blocks that another mechanism computes without a graph.
+        """
+        terms = []
+        recomputing = next((m.name for m in self.mechanism_list() if m.recomputes), None)
+        for m in self.mechanism_list():
+            if (term := m.auxiliary_loss()) is None:
+                continue
+            if recomputing and torch.is_grad_enabled() and not term.requires_grad:
+                raise SocketError(
+                    f"mechanism '{m.name}' has a loss of its own that gets no gradient with '{recomputing}', which "
+                    f"keeps no graph of the blocks: switch that loss off, or leave out one of the two"
+                )
+            terms.append(term)
         return sum(terms[1:], terms[0]) if terms else None
 
     def num_parameters(self) -> int:
