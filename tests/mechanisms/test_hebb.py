@@ -11,6 +11,7 @@ from bouton.errors import ConfigError, SocketError
 from bouton.mechanisms import Vitals
 from bouton.mechanisms.hebb import SITES, FastWeights, Hebb, HebbParams
 from bouton.models import Transformer, TransformerConfig, initialize
+from bouton.models.context import Context
 
 CONFIG = TransformerConfig(vocab_size=31, num_layers=2, hidden_size=16, num_heads=2, window=4)
 
@@ -147,3 +148,52 @@ def test_a_missing_site_is_named() -> None:
         socket.shape["site"] = "mixer_up"
     with pytest.raises(SocketError, match="attention_output does not exist in this body; it has mixer_up"):
         body.plug([Hebb()])
+
+
+def hebbian_change(rank: int, **values: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The change of the map that F amounts to after 400 tokens, and the true correlation of x with x W: (32, 24)."""
+    g = torch.Generator().manual_seed(0)
+    hp = HebbParams(**{"rule": "hebb", "rank": rank, "heads": 1, "eta_s": 0.0, "tau_fast": 1e9, **values})
+    part = FastWeights(hp, 0, 32, 24)
+    initialize(part, seed=0)
+    part = part.double()
+    mixing = torch.randn(32, 32, generator=g, dtype=torch.float64)  # so that the inputs are correlated
+    x = torch.randn(1, 400, 32, generator=g, dtype=torch.float64) @ mixing
+    x = x / x.square().mean(-1, keepdim=True).sqrt()
+    y = x @ torch.randn(32, 24, generator=g, dtype=torch.float64)
+    _, state = part(x, y, Context(torch.arange(400)[None]), None)
+    return part.effective(state["fast"])[0], torch.einsum("bti,bto->io", x, y)
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).item()
+
+
+def test_writes_are_hebbian() -> None:
+    """The change of the map points along sum x (x) v: more so with more rank, and fully where that is the width."""
+    found = [cosine(*hebbian_change(rank)) for rank in (2, 4, 8, 16, 32)]
+    assert found == sorted(found)
+    assert found[0] < 0.7
+    assert found[-1] > 0.99
+    separate = cosine(*hebbian_change(32, projection="separate"))
+    assert abs(separate) < 0.3  # what is read through another projection is not what was written
+
+
+@pytest.mark.parametrize("rank", [2, 8, 24])
+def test_the_change_of_the_map_has_exactly_the_rank_of_the_fast_weights(rank: int) -> None:
+    change, _ = hebbian_change(rank)
+    assert torch.linalg.matrix_rank(change) == rank
+
+
+def test_the_effective_change_is_what_is_read() -> None:
+    """Per head the branch reads the input times the effective change, over the length of its query."""
+    part = parts(make_body(rank=4, scale=0.5, eta_s=0.0))[0]
+    x = torch.randn(1, 9, 16, dtype=torch.float64)
+    y = torch.randn(1, 9, 16, dtype=torch.float64)
+    ctx = Context(torch.arange(9)[None])
+    _, state = part(x, y, ctx, None)
+    probe = torch.randn(1, 1, 16, dtype=torch.float64)
+    read, _ = part(probe, probe, Context(torch.tensor([[9]])), state)
+    lengths = part.queries(probe).norm(dim=-1).view(4, 1)
+    expected = 0.5 * (probe @ part.effective(state["fast"]))
+    torch.testing.assert_close(read.view(4, 4), expected.view(4, 4) / lengths, rtol=1e-6, atol=1e-9)

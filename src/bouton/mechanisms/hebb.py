@@ -4,7 +4,8 @@
 
 F is a fast cache that forgets within ``tau_fast`` tokens, S its consolidated copy that forgets within ``tau_slow``.
 Keys and queries are unit vectors, so the branch is bounded whatever the length of the sequence; the values are the
-slow output x_t W alone, so it never feeds on itself.
+slow output x_t W alone, so it never feeds on itself. Hence what refines hebb (socket ``plasticity``) knows the values
+of all tokens before F is computed: it multiplies the learning rate, or gates what enters S.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bouton.errors import ConfigError, SocketError
+from bouton.mechanisms import consolidation
 from bouton.mechanisms.base import Mechanism
+from bouton.mechanisms.consolidation import Consolidation
 from bouton.mechanisms.parameters import Params, choice, flag, integer, real
 from bouton.mechanisms.pictures import Picture, find
 from bouton.mechanisms.registry import register
 from bouton.models.layers import Linear
+from bouton.models.sockets import ListSocket, State
 from bouton.ops.fast_weights import RULES, fast_weights
 
 if TYPE_CHECKING:
@@ -85,6 +89,11 @@ class FastWeights(nn.Module):
         self.query = Projection(in_features, hp.heads, hp.rank) if hp.projection == "separate" else None
         for name in self._start() if hp.learnable else ():
             self.register_parameter(f"raw_{name}", nn.Parameter(torch.empty(hp.heads)))
+        width, consolidates = out_features // hp.heads, hp.eta_s > 0
+        self.plasticity = ListSocket("plasticity", layer, heads=hp.heads, width=width, consolidates=consolidates)
+        # (out_features, in_features), what was consolidated on request; never part of a checkpoint.
+        self.increment: Tensor | None
+        self.register_buffer("increment", None, persistent=False)
 
     def _start(self) -> dict[str, float]:
         names = ("scale", "eta", "tau_fast") + (("tau_slow", "eta_s") if self.hp.eta_s else ())
@@ -123,32 +132,78 @@ class FastWeights(nn.Module):
         per_head: Tensor = x.unflatten(-1, (self.hp.heads, -1))
         return per_head.transpose(1, 2)
 
-    def forward(
-        self, x: Tensor, y: Tensor, ctx: Context, state: dict[str, Tensor] | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x: Tensor, y: Tensor, ctx: Context, state: State | None) -> tuple[Tensor, State]:
         """What is added to ``y``, (B, T, out_features), and F and S, (B, heads, rank, out_features / heads) each."""
         k = self._unit(self.key(x))
         q = k if self.query is None else self._unit(self.query(x))
-        eta, scale = self._value("eta"), self._value("scale")
+        v = self._heads(y)
+        scale = self._value("scale")
         # The read is linear in the query, which is much narrower than what is read: so the scale goes there.
         q = q * (scale.view(-1, 1, 1).to(q.dtype) if isinstance(scale, Tensor) else scale)
+        eta, gate, plastic = self._modulated(v, ctx, None if state is None else state.get("plasticity"))
         read, after = fast_weights(
             q,
             k,
-            self._heads(y),
-            eta.view(-1, 1) if isinstance(eta, Tensor) else eta,
+            v,
+            eta,
             rho_f=self._decay("tau_fast"),
             rho_s=self._decay("tau_slow"),
             eta_s=self._value("eta_s"),
+            gate=gate,
             rule=self.hp.rule,
-            state=state,
+            state=None if state is None else {name: state[name] for name in ("fast", "slow") if name in state},
             starts=ctx.starts,
             chunk=CHUNK,
         )
         delta = read.transpose(1, 2).flatten(2)
+        if self.increment is not None:
+            if self.training:
+                raise ConfigError(
+                    "hebb holds consolidated increments, which are not trained: call its forget(body) first"
+                )
+            delta = delta + F.linear(x, self.increment.to(x.dtype)).to(delta.dtype)
         if ctx.vitals is not None:
             self._report(ctx, y, delta, after)
-        return delta, after
+        return delta, {**after, "plasticity": plastic} if plastic else after
+
+    def queries(self, x: Tensor) -> Tensor:
+        """x (B, T, in_features) -> (B, heads, T, rank), the queries before they are normalised."""
+        return self._heads((self.key if self.query is None else self.query)(x))
+
+    def strength(self) -> Tensor:
+        """The scale of every head, (heads,)."""
+        return torch.as_tensor(self._value("scale"), device=self.key.weight.device).expand(self.hp.heads)
+
+    def effective(self, fast: Tensor) -> Tensor:
+        """The change of the linear map that fast weights amount to for inputs whose keys have length 1.
+
+        Args:
+            fast: (B, heads, rank, out_features / heads), F or S.
+
+        Returns:
+            (B, in_features, out_features): per head the projection of the queries, transposed, times ``fast``; its
+            columns of one head span at most ``rank`` dimensions.
+        """
+        rows = (self.key if self.query is None else self.query).weight.unflatten(0, (self.hp.heads, self.hp.rank))
+        return torch.einsum("hri,bhrd->bihd", rows.to(fast.dtype), fast).flatten(2)
+
+    def _modulated(self, v: Tensor, ctx: Context, state: State | None) -> tuple[Tensor | float, Tensor | None, State]:
+        """Learning rate and gate of the consolidation, (B, heads, T) where they vary, and the state of the refiners."""
+        rate = self._value("eta")
+        eta: Tensor | float = rate.view(-1, 1) if isinstance(rate, Tensor) else rate
+        gate: Tensor | None = None
+        after: State = {}
+        for name, part in self.plasticity.items():
+            gain, opening, part_state = part(v, ctx, None if state is None else state.get(name))
+            if gain is not None:
+                eta = gain * eta
+            if opening is not None:
+                gate = opening if gate is None else gate * opening
+            if part_state:
+                after[name] = part_state
+        if (dopamine := ctx.signals.get("dopamine")) is not None:
+            eta = dopamine.unsqueeze(1) * eta
+        return eta, gate, after
 
     def _report(self, ctx: Context, y: Tensor, delta: Tensor, after: dict[str, Tensor]) -> None:
         with torch.no_grad():
@@ -166,6 +221,11 @@ class FastWeights(nn.Module):
             within += 2.0 * chunk * width + chunk * (width + out)
             boundary += 2.0 * self.hp.rank * out
         return boundary + within
+
+
+def plasticity_sockets(body: Body) -> list[Any]:
+    """The ``plasticity`` sockets of the fast weights in ``body``; none where the scale of hebb is 0."""
+    return [part.plasticity for part in body.modules() if isinstance(part, FastWeights)]
 
 
 @register
@@ -186,6 +246,10 @@ class Hebb(Mechanism):
         "contribution": "norm of what the branch adds / norm of the slow output",
     }
 
+    def __init__(self, params: HebbParams | None = None) -> None:
+        super().__init__(params)
+        self._consolidated: list[Consolidation] = []
+
     def plug(self, body: Body) -> None:
         hp = self.hp
         if hp.scale == 0:
@@ -198,6 +262,43 @@ class Hebb(Mechanism):
             )
         for socket in sockets:
             socket.plug(self, FastWeights(hp, socket.layer, socket.in_features, socket.out_features))
+
+    def consolidate(self, body: Body, state: State, tokens: Tensor, row: int = 0) -> tuple[State, Consolidation]:
+        """Turn the S of one row into a lasting part of the linear maps; only on request, and only at inference.
+
+        Args:
+            body: the model that holds this mechanism, in evaluation mode.
+            state: what the body returned.
+            tokens: (T,) int64, text of the kind that it reads (say what the row has read of late): the lengths of its
+                keys set the scale of the increment, and the error is measured on it.
+            row: whose S; all rows read what is learned from it.
+
+        Returns:
+            ``state`` with the S of that row at 0; the increments with their errors, which :meth:`forget` takes back.
+
+        Raises:
+            ConfigError: the body is in training mode, or S is turned off.
+        """
+        after, found = consolidation.extract(body, state, tokens, row)
+        self.hold(body, found)
+        return after, found
+
+    def hold(self, body: Body, found: Consolidation) -> None:
+        """Let the branches add increments, for example loaded ones; the weights of the body stay as they are."""
+        consolidation.hold(body, [*self._consolidated, found])
+        self._consolidated.append(found)
+
+    def forget(self, body: Body, found: Consolidation | None = None) -> None:
+        """Take ``found`` (None: everything) back: the model is again, bit for bit, what it was without it.
+
+        Raises:
+            ConfigError: it is not held.
+        """
+        kept = [] if found is None else [other for other in self._consolidated if other is not found]
+        if found is not None and len(kept) == len(self._consolidated):
+            raise ConfigError("forget: these increments are not held (never added, or taken back before)")
+        consolidation.hold(body, kept)
+        self._consolidated = kept
 
     def pictures(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Picture]:
         """Per layer the Frobenius norms of F and S of every head (rows) after every token (columns)."""

@@ -32,6 +32,8 @@ KINDS: dict[str, str] = {
     "mixer_gate": "on the mixer's hidden layer: forward(x, ctx) -> x, x (B, T, width)",
     "activation": "the mixer's non-linearity: forward(x) -> x, x (..., width)",
     "branch": "beside a linear map y = x W: forward(x, y, ctx, state) -> (delta, state)",
+    "plasticity": "on a fast-weight branch: forward(v, ctx, state) -> (gain of its learning rate or None, "
+    "gate of its consolidation or None, state), v (B, heads, T, width), both (B, heads, T)",
     "initializer": "fills the weights: forward(name, tensor, draw) -> None",
 }
 
