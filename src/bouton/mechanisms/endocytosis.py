@@ -49,7 +49,8 @@ class Cycle(nn.Module):
 
     def forward(self, q: Tensor, ctx: Context, state: State | None) -> tuple[Endocytosis, State]:
         """The constants for queries q (B, H, T, D); no state of its own beside the synapse's."""
-        return Endocytosis(*per_head(q, self.hp.prime), self.hp.delay), {}
+        (prime,) = per_head(q, self.hp.prime)
+        return Endocytosis(prime, self.hp.delay), {}
 
     def report(self, ctx: Context, state: State, after: State, released: Release, seen: Tensor) -> None:
         """Vitals over the visible keys (``seen``) of the last query."""
@@ -102,7 +103,8 @@ class VesicleCycle(Mechanism):
         """Per layer and head the reserve and the vesicles under way of every key (columns) after every query (rows)."""
         shown: dict[str, Picture] = {}
         for label, held in find(states, "reserve", "ring"):
-            shown[f"reserve_{label}"] = Picture(over_time([s["reserve"] for s in held]), "query", "key", unit="vesicles")
+            reserve = over_time([s["reserve"] for s in held])
+            shown[f"reserve_{label}"] = Picture(reserve, "query", "key", unit="vesicles")
             under_way = over_time([s["ring"].sum(-1) for s in held])
             shown[f"under_way_{label}"] = Picture(under_way, "query", "key", unit="vesicles")
         return shown

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -239,7 +239,7 @@ class FatigueCore(nn.Module):
         }
         for name, value in values.items():
             ctx.report("presyn", name, value, self.layer)
-        for _, part in self.synapse.items():
+        for part in cast(list[Any], list(self.synapse.parts.values())):
             part.report(ctx, after, then, released, seen)
 
     def forget(self, name: str) -> None:
@@ -258,7 +258,8 @@ class FatigueCore(nn.Module):
 
 def synapses(body: Body) -> list[FatigueCore]:
     """The cores that a mechanism which refines presyn plugs into; none where presyn's strength is 0."""
-    return [core for core in (socket.part for socket in body.sockets("attention_core")) if isinstance(core, FatigueCore)]
+    parts = [socket.part for socket in body.sockets("attention_core")]
+    return [part for part in parts if isinstance(part, FatigueCore)]
 
 
 @register

@@ -140,8 +140,8 @@ class Stochastic(Mechanism):
         "straight": {"mode": "straight_through", "train_frac": 0.5, "when": "always"},
     }
     skips: ClassVar[Mapping[str, str]] = {
-        "gradients_are_exact[gumbel]": "what is read is a count, a step function; its gradient is by design another's",
-        "gradients_are_exact[straight]": "what is read is a count, a step function; its gradient is by design another's",
+        "gradients_are_exact[gumbel]": "what is read is a count, a step function; its gradient is another's by design",
+        "gradients_are_exact[straight]": "what is read is a count, a step function; its gradient is that of the mean",
     }
     vital_names: ClassVar[Mapping[str, str]] = {
         "drawn": "share of the query positions whose releases are drawn",
@@ -179,8 +179,8 @@ class Stochastic(Mechanism):
         for core in cores:
             if core.hp.r_max > 1:
                 raise ConfigError(
-                    f"mechanism.presyn.r_max = {core.hp.r_max:g} lets more be released than a probability can say: with "
-                    f"stochastic it must be at most 1"
+                    f"mechanism.presyn.r_max = {core.hp.r_max:g} lets more be released than a probability can "
+                    f"say: with stochastic it must be at most 1"
                 )
             core.synapse.plug(self, Vesicles(self, core.layer, core.num_heads, core.window))
         self.first_layer = min((core.layer for core in cores), default=-1)
@@ -249,16 +249,16 @@ def predictive(
     model.eval()
     try:
         with readings(model, fraction):
-            total = spread = None
+            means, entropies = [], []
             for reading in range(samples):
                 logits, _ = model(tokens, starts=starts, samples=rows + reading * READING)
                 log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
                 p = log_p.exp()
-                entropy = -(p * log_p).sum(-1)
-                total, spread = (p, entropy) if total is None else (total + p, spread + entropy)
+                means.append(p if not means else means.pop() + p)  # one (B, T, V) at a time
+                entropies.append(-(p * log_p).sum(-1))
     finally:
         for module, training in mode:
             module.training = training
-    mean = total / samples
+    mean = means[0] / samples
     whole = -torch.xlogy(mean, mean).sum(-1)
-    return Predictive(mean, whole, (whole - spread / samples).clamp_min(0))
+    return Predictive(mean, whole, (whole - torch.stack(entropies).mean(0)).clamp_min(0))

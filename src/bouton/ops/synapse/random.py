@@ -17,7 +17,8 @@ BITS = 23  # k + 1/2 over 2^23 is exact in float32 and never 0 or 1
 
 def fold(key: Tensor, number: Tensor | int) -> Tensor:
     """The key of the ``number``-th child of ``key``, both int64 and broadcast: output ``number`` of SplitMix64."""
-    x = key + (number + 1) * _WEYL
+    step = (number + 1) * _WEYL
+    x = key + (step if isinstance(step, Tensor) else (step + 2**63) % 2**64 - 2**63)
     x = (x ^ _shift(x, 30)) * _FIRST
     x = (x ^ _shift(x, 27)) * _SECOND
     return x ^ _shift(x, 31)

@@ -26,7 +26,7 @@ Blood Flow Metab. 21 (2001) 1133 (energy); Saheki and De Camilli, Cold Spring Ha
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -89,7 +89,7 @@ def spread(constants: Constants, dims: int) -> Constants:
     if constants is None:
         return None
     tail = (...,) + (None,) * dims
-    return type(constants)(*(x[tail] if isinstance(x, Tensor) else x for x in constants))
+    return cast(Constants, type(constants)(*(x[tail] if isinstance(x, Tensor) else x for x in cast(Any, constants))))
 
 
 class Release(NamedTuple):
@@ -116,12 +116,10 @@ def newborn(kin: Kinetics, refinements: Refinements, shape: tuple[int, int, int]
     return state
 
 
-def synchronous(
-    spike: Tensor, seen: Tensor, calcium: Tensor, kin: Kinetics, release: str, doc2: Doc2 | None
-) -> Tensor:
+def synchronous(spike: Tensor, seen: Tensor, calcium: Tensor, kin: Kinetics, release: str, doc2: Doc2 | None) -> Tensor:
     """P of queries whose spikes have already entered the calcium."""
     if release == "age":
-        return seen * torch.sigmoid(kin.b) / (1 + kin.kappa)
+        return (seen * torch.sigmoid(kin.b) / (1 + kin.kappa)).expand_as(spike)
     sensor = calcium / (calcium + kin.k_d)
     if doc2 is not None:
         residual = torch.sigmoid(FACILITATION_SLOPE * (calcium - FACILITATION_CALCIUM))

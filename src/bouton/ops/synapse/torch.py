@@ -196,9 +196,7 @@ def _before(trace: Tensor, start: Tensor) -> Tensor:
     return torch.cat((start[:, :, None], trace[:, :, :-1]), dim=2)
 
 
-def _scan(
-    a: Tensor | float, x: Tensor, start: Tensor, floor: Tensor | float | None = None
-) -> tuple[Tensor, Tensor]:
+def _scan(a: Tensor | float, x: Tensor, start: Tensor, floor: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
     """y_t = a_t y_{t-1} + x_t, at least ``floor``, along the queries: y (B, H, t, m) and its last row (B, H, m)."""
     batch, heads, t, m = x.shape
     if isinstance(a, Tensor):
