@@ -43,7 +43,7 @@ class Mechanism(lightning.LightningModule):
     state: ClassVar[str] = "none"  # its sequence state in words, with shapes
     neutral: ClassVar[Mapping[str, Any] | None] = None  # parameter values that make it equal to the plain body
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # label -> parameter values the contract also tests
-    skips: ClassVar[Mapping[str, str]] = {}  # contract clause -> why this mechanism cannot satisfy it
+    skips: ClassVar[Mapping[str, str]] = {}  # contract clause, or clause[variant] -> why it cannot be satisfied
     vital_names: ClassVar[Mapping[str, str]] = {}  # vital -> what it measures
 
     recomputes: bool = False  # it computes the blocks without a graph, and once more in the backward pass

@@ -28,6 +28,7 @@ KINDS: dict[str, str] = {
     "mixer": "feed-forward block: forward(x, ctx, state) -> (y, state), x (B, T, hidden)",
     "keys": "key transform after RoPE: forward(k, ctx, state) -> (k, state), k (B, H_kv, T, D)",
     "attention_core": "forward(q, k, v, ctx, state, *, bias, window) -> (context, state), q (B, H, T, D)",
+    "synapse": "refines presyn's synapses: forward(q, ctx, state) -> (the value of its field of Refinements, state)",
     "attention_scores": "additive score term: forward(ctx, num_heads, tq, tk) -> (B or 1, H or 1, tq, tk)",
     "mixer_gate": "on the mixer's hidden layer: forward(x, ctx) -> x, x (B, T, width)",
     "activation": "the mixer's non-linearity: forward(x) -> x, x (..., width)",

@@ -62,9 +62,9 @@ def close(actual: Tensor, expected: Tensor, what: str, tolerance: float = TOLERA
         raise AssertionError(f"{what}: differs by {error:.3g} (largest value {scale:.3g}, tolerance {tolerance:g})")
 
 
-def loss_of(model: Body, tokens: Tensor, starts: Tensor | None = None) -> Tensor:
+def loss_of(model: Body, tokens: Tensor, starts: Tensor | None = None, samples: Tensor | None = None) -> Tensor:
     """Mean next-token cross entropy plus the mechanisms' own terms."""
-    logits, _ = model(tokens, starts=starts)
+    logits, _ = model(tokens, starts=starts, samples=samples)
     loss = F.cross_entropy(logits[:, :-1].reshape(-1, VOCAB), tokens[:, 1:].reshape(-1))
     extra = model.auxiliary_loss()
     return loss if extra is None else loss + extra

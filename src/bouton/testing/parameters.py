@@ -71,19 +71,29 @@ def bad_parameters_are_refused(arm: Arm) -> None:
 
 @clause("mechanism")
 def every_parameter_has_an_effect(arm: Arm) -> None:
-    """Each parameter changes the output, the state, or what is trained, somewhere in its range."""
+    """Each parameter changes the output, the state, the gradients, or what is trained, somewhere in its range."""
     (name,) = [n for n in arm.names if arm.label.startswith(n)][:1] or arm.names[:1]
     cls = registry.get(name)
     bases = [{}, *cls.variants.values()]
-    observed = [(base, _observe(arm, name, dict(base))) for base in bases]
-    for parameter, spec in cls.Params.specs().items():
-        if not any(
-            (seen := _observe(arm, name, {**base, parameter: value})) is not None and _differ(seen, before)
-            for base, before in observed
-            if before is not None
-            for value in _other_values(spec, base.get(parameter, cls.Params.defaults()[parameter]))
-        ):
-            raise AssertionError(f"parameter {name}.{parameter} changed nothing over its range")
+    silent = list(cls.Params.specs())
+    # What acts in the backward pass alone, as a surrogate gradient does, shows in the gradients.
+    for gradients in (False, True):
+        observed = [(base, _observe(arm, name, dict(base), gradients)) for base in bases if silent]
+        silent = [
+            parameter
+            for parameter in silent
+            if not any(
+                (seen := _observe(arm, name, {**base, parameter: value}, gradients)) is not None
+                and _differ(seen, before)
+                for base, before in observed
+                if before is not None
+                for value in _other_values(
+                    cls.Params.specs()[parameter], base.get(parameter, cls.Params.defaults()[parameter])
+                )
+            )
+        ]
+    if silent:
+        raise AssertionError(f"parameter {name}.{silent[0]} changed nothing over its range")
 
 
 def _bad_values(spec: Spec) -> Iterator[Any]:
@@ -125,7 +135,7 @@ def _other_values(spec: Spec, value: Any) -> Iterator[Any]:
                 yield number
 
 
-def _observe(arm: Arm, name: str, values: dict[str, Any]) -> dict[str, torch.Tensor] | None:
+def _observe(arm: Arm, name: str, values: dict[str, Any], gradients: bool) -> dict[str, torch.Tensor] | None:
     """Everything that can be seen of the arm with these values; None if they are refused."""
     try:
         model = Arm(arm.label, {**arm.mechanism, name: values}).build()
@@ -136,6 +146,9 @@ def _observe(arm: Arm, name: str, values: dict[str, Any]) -> dict[str, torch.Ten
     logits, state = model(tokens, starts=starts)
     # The trained parameters by their shapes: what is learned at all is an effect, too.
     trained = {f"parameter {n}": torch.tensor(p.shape) for n, p in model.named_parameters() if p.requires_grad}
+    if gradients:
+        logits.square().sum().backward()
+        trained |= {f"gradient {n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
     return {"logits": logits.detach(), **leaves(state), **trained}
 
 

@@ -88,7 +88,7 @@ def _train(arm: Arm, rank: int, world: int, batch: int = 4) -> dict[str, Tensor]
         rows = slice(rank * share, (rank + 1) * share)
         tokens, starts = sample_tokens(step, batch=batch)[rows], sample_starts(step, batch=batch)[rows]
         optimizer.zero_grad()
-        loss_of(model, tokens, starts).backward()
+        loss_of(model, tokens, starts, torch.arange(batch)[rows]).backward()
         for p in model.parameters():
             if p.grad is not None:
                 p.grad = reduce(p.grad) / world
