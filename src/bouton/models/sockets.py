@@ -26,6 +26,8 @@ KINDS: dict[str, str] = {
     "signals": "on the embedded tokens, to publish signals: forward(x, tokens, ctx, state) -> (x, state)",
     "stack": "the way through the blocks: forward(x, layers, ctx, state) -> (x, state by layer)",
     "mixer": "feed-forward block: forward(x, ctx, state) -> (y, state), x (B, T, hidden)",
+    "router": "additive term on router logits (B, T, slots): forward(x, logits, ctx, state) -> (increment, state)",
+    "kinetics": "of the experts of a layer: forward() -> Kinetics, one value per slot",
     "keys": "key transform after RoPE: forward(k, ctx, state) -> (k, state), k (B, H_kv, T, D)",
     "attention_core": "forward(q, k, v, ctx, state, *, bias, window) -> (context, state), q (B, H, T, D)",
     "attention_scores": "additive score term: forward(ctx, num_heads, tq, tk) -> (B or 1, H or 1, tq, tk)",

@@ -12,10 +12,12 @@ from omegaconf import OmegaConf
 from bouton.config.paths import conf_dir
 from bouton.errors import BoutonError, ConfigError
 from bouton.mechanisms import registry
+from bouton.mechanisms.base import Mechanism
 from bouton.mechanisms.parameters import Spec
 from bouton.mechanisms.yaml import render
+from bouton.models.body import Body
 from bouton.testing.arms import Arm, leaves, sample_starts, sample_tokens
-from bouton.testing.clauses import clause
+from bouton.testing.clauses import clause, loss_of
 
 
 @clause("mechanism")
@@ -134,9 +136,24 @@ def _observe(arm: Arm, name: str, values: dict[str, Any]) -> dict[str, torch.Ten
     # Long enough that slow time constants show, with a document boundary.
     tokens, starts = sample_tokens(length=40), sample_starts(length=40)
     logits, state = model(tokens, starts=starts)
+    mine = [mechanism for mechanism in model.mechanism_list() if mechanism.name == name]
+    learned = _trained(model) if any(type(m).update_organism is not Mechanism.update_organism for m in mine) else {}
     # The trained parameters by their shapes: what is learned at all is an effect, too.
     trained = {f"parameter {n}": torch.tensor(p.shape) for n, p in model.named_parameters() if p.requires_grad}
-    return {"logits": logits.detach(), **leaves(state), **trained}
+    return {"logits": logits.detach(), **leaves(state), **trained, **learned}
+
+
+def _trained(model: Body, steps: int = 4) -> dict[str, torch.Tensor]:
+    """Parameters and buffers after a few steps of training: where organism state shows its effect."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss_of(model, sample_tokens(step), sample_starts(step)).backward()
+        model.commit_observations(lambda sums: sums)
+        optimizer.step()
+        model.restructure(optimizer)
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {f"after training {name}": tensor.detach().clone() for name, tensor in tensors}
 
 
 def _differ(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
