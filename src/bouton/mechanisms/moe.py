@@ -12,23 +12,30 @@ Once per optimizer step, u_e being the share of the routed tokens times the numb
 With b_fatigue >= b_energy an expert with more than its share loses logits: the load is balanced without a loss term.
 All experts share the hidden layer's activation and gates. No capacity limit: no token depends on another.
 
+An expert whose energy was below ``merge_energy`` for ``patience`` steps is merged into the nearest one and frees its
+slot; one above ``split_energy`` is split if a slot is free (see :mod:`bouton.mechanisms.lifecycle`).
+
 The present energy and fatigue are computed in the forward pass from what the last step left and saw, so that the
 gradient reaches what the kinetics are made of (genome).
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from bouton.errors import ConfigError
+from bouton.mechanisms import lifecycle
 from bouton.mechanisms.base import Mechanism
+from bouton.mechanisms.lineage import Lineage
 from bouton.mechanisms.parameters import Params, integer, real
 from bouton.mechanisms.registry import register
 from bouton.models.experts import Dispatch, Experts
@@ -37,6 +44,8 @@ from bouton.models.routing_tree import Routes, Tree
 from bouton.models.sockets import ExclusiveSocket, State
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
     from bouton.mechanisms.vitals import Vitals
     from bouton.models.body import Body
     from bouton.models.context import Context
@@ -60,6 +69,10 @@ class MoeParams(Params):
     b_energy: float = real(0.5, "router logits per unit of energy", unit="nats", low=0)
     b_fatigue: float = real(1.0, "router logits per unit of fatigue, at least b_energy", unit="nats", low=0)
 
+    patience: int = integer(100, "steps in want or wealth before a merge or split", unit="optimizer steps", low=1)
+    split_energy: float = real(2.0, "energy above which an expert splits", low=0, high=A_MAX, low_open=True)
+    merge_energy: float = real(0.25, "energy below which an expert is merged", low=0, high=A_MAX)
+
     def check(self) -> None:
         if self.experts > self.max_experts:
             raise ConfigError(f"experts = {self.experts} is more than max_experts = {self.max_experts} slots")
@@ -69,6 +82,11 @@ class MoeParams(Params):
             raise ConfigError(
                 f"b_fatigue = {self.b_fatigue} is less than b_energy = {self.b_energy}: busy experts would attract "
                 f"ever more tokens"
+            )
+        if self.merge_energy >= self.split_energy:
+            raise ConfigError(
+                f"merge_energy = {self.merge_energy} is not less than split_energy = {self.split_energy}: an expert "
+                f"would be split and merged at once"
             )
 
 
@@ -151,15 +169,29 @@ class Moe(Mechanism):
 
     Attributes:
         parts: the mixers, one per block.
+        expert_alive, expert_energy, expert_fatigue, expert_use: (blocks, slots); energy and fatigue as they were before
+            the last step, use what it saw.
+        wealth, want: (blocks, slots) steps in a row above ``split_energy`` and below ``merge_energy``.
+        offset: (blocks, 2 slots - 1) on the logits of roots and nodes; makes a split leave them as they were, then
+            fades with ``tau_fatigue``.
+        entry, nodes: the routing trees, see :class:`~bouton.models.routing_tree.Tree`.
+        individuals: (blocks, slots, 3) id, parent's id, step of birth; -1 for none.
     """
 
     expert_alive: Tensor
     expert_energy: Tensor
     expert_fatigue: Tensor
     expert_use: Tensor
+    wealth: Tensor
+    want: Tensor
     offset: Tensor
     entry: Tensor
     nodes: Tensor
+    individuals: Tensor
+    splits: Tensor
+    merges: Tensor
+    steps: Tensor
+    seed: Tensor
 
     name = "moe"
     summary = "mixture of experts in place of the mixer, balanced by an energy account"
@@ -169,6 +201,7 @@ class Moe(Mechanism):
     state = "none of its own; that of the parts on the router and beside the experts"
     neutral: ClassVar[Mapping[str, Any] | None] = {"max_experts": 1, "experts": 1, "top_k": 1}
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "lively": {"income": 0.9, "patience": 1, "split_energy": 1.1, "merge_energy": 0.9, "experts": 6, "top_k": 1},
         "top1": {"top_k": 1, "ratio": 1.0},
         "dense": {"top_k": 0},
     }
@@ -178,12 +211,15 @@ class Moe(Mechanism):
         "router_entropy": "mean entropy of the router's probabilities, in nats",
         "alive": "living experts per block",
         "energy": "mean energy of the living experts",
+        "splits": "experts split so far, per block",
+        "merges": "experts merged so far, per block",
     }
 
     def __init__(self, params: MoeParams | None = None) -> None:
         super().__init__(params)
+        self._folder: Path | None = None
         self.parts: list[ExpertMixer] = []  # a plain list: they belong to the body's tree, not to this one
-        self._routes: tuple[Any, list[Routes]] | None = None
+        self._routes: tuple[Any, list[tuple[Tree, Routes]]] | None = None
 
     def plug(self, body: Body) -> None:
         hp: MoeParams = self.hp
@@ -193,9 +229,20 @@ class Moe(Mechanism):
         layers, slots = len(sockets), hp.max_experts
         for name in ("alive", "energy", "fatigue", "use"):
             self.organism_state(f"expert_{name}", (layers, slots), initial=1.0)
+        for name in ("wealth", "want"):
+            self.organism_state(name, (layers, slots))
         self.organism_state("offset", (layers, 2 * slots - 1))
-        self.register_buffer("entry", torch.empty(layers, slots, dtype=torch.int64))
-        self.register_buffer("nodes", torch.empty(layers, slots - 1, 2, dtype=torch.int64))
+        integers = {
+            "entry": (layers, slots),
+            "nodes": (layers, slots - 1, 2),
+            "individuals": (layers, slots, 3),
+            "splits": (layers,),
+            "merges": (layers,),
+            "steps": (),
+            "seed": (),
+        }
+        for name, shape in integers.items():
+            self.register_buffer(name, torch.empty(shape, dtype=torch.int64))
         for index, socket in enumerate(sockets):
             part = ExpertMixer(self, socket.config, socket.layer, index)
             socket.plug(self, part)
@@ -208,18 +255,38 @@ class Moe(Mechanism):
         draw.constant(self.expert_alive, first.float())
         draw.constant(self.entry, torch.where(first, slots, -1))
         draw.constant(self.nodes, -1)
+        nobody = torch.full_like(slots, -1)
+        origins = torch.stack((torch.where(first, slots, -1), nobody, torch.where(first, 0, -1)), dim=-1)
+        draw.constant(self.individuals, origins)
+        for counter in (self.splits, self.merges, self.steps):
+            draw.constant(counter, 0)
+        draw.constant(self.seed, draw.seed)
 
     # -- the economy in the forward pass ------------------------------------------------------------------------
 
+    def tree(self, index: int) -> Tree:
+        """The routing tree of a block, on the host; a copy that may be changed."""
+        return copy.deepcopy(self._trees()[index][0])
+
     def routes(self, index: int) -> Routes:
-        """The routing tree of a block."""
+        """The routing tree of a block, for the router."""
+        return self._trees()[index][1]
+
+    def plant(self, index: int, tree: Tree) -> None:
+        """Put ``tree`` in the place of a block's routing tree."""
+        self.entry[index] = torch.tensor(tree.entry)
+        self.nodes[index] = torch.tensor(tree.children)
+        self.expert_alive[index] = 0
+        self.expert_alive[index, tree.alive] = 1
+
+    def _trees(self) -> list[tuple[Tree, Routes]]:
         # The buffers change in place only (a checkpoint, a split), and seldom: the host's copy is kept till then.
         key = (self.entry, self.entry._version, self.nodes, self.nodes._version)
         if self._routes is None or any(a is not b and a != b for a, b in zip(key, self._routes[0], strict=True)):
             hosts = zip(self.entry.tolist(), self.nodes.tolist(), strict=True)
             trees = [Tree(*host) for host in hosts]
-            self._routes = key, [Routes.of(tree, self.entry[i], self.nodes[i]) for i, tree in enumerate(trees)]
-        return self._routes[1][index]
+            self._routes = key, [(t, Routes.of(t, self.entry[i], self.nodes[i])) for i, t in enumerate(trees)]
+        return self._routes[1]
 
     def present(self, index: int, kinetics: Kinetics) -> tuple[Tensor, Tensor]:
         """Energy and fatigue of a block's experts now, (slots,) each."""
@@ -250,10 +317,53 @@ class Moe(Mechanism):
             self.expert_energy[index], self.expert_fatigue[index] = energy, fatigue
             self.expert_use[index] = share * self.routes(index).alive
             self.offset[index] *= math.exp(-1 / self.hp.tau_fatigue)
+            energy = energy.to(self.wealth.dtype)
+            alive = self.expert_alive[index]
+            self.wealth[index] = torch.where(energy > self.hp.split_energy, self.wealth[index] + 1, 0) * alive
+            self.want[index] = torch.where(energy < self.hp.merge_energy, self.want[index] + 1, 0) * alive
+        if means:
+            self.steps += 1
+
+    # -- splits and merges --------------------------------------------------------------------------------------
+
+    def score(self, index: int) -> list[float]:
+        """Of each expert of a block: of those that may split the highest does, of those that may merge the lowest."""
+        return self.expert_energy[index].tolist()
+
+    def followers(self, index: int) -> list[nn.Parameter]:
+        """Further parameters with one entry per slot that are copied and merged with the experts of a block."""
+        return []
+
+    def restructure(self, optimizer: Optimizer | None) -> None:
+        if not self.parts or not bool((torch.maximum(self.wealth, self.want) >= self.hp.patience).any()):
+            return
+        happened = [event for index in range(len(self.parts)) for event in lifecycle.step(self, index, optimizer)]
+        if happened and self._folder is not None and (lineage := Lineage.read(self._folder)) is not None:
+            for event in happened:
+                event(lineage)
+            lineage.write(self._folder)
+
+    def on_train_start(self) -> None:
+        """Begin the lineage in the run folder, or go on with it."""
+        if not self.parts or not self.trainer.is_global_zero:
+            return
+        self._folder = Path(self.trainer.default_root_dir)
+        lineage, step = Lineage.read(self._folder), int(self.steps)
+        if lineage is None or step == 0:
+            lineage = Lineage([[] for _ in self.parts])
+        lineage.forget_after(step)
+        for block, slots in enumerate(self.individuals.tolist()):
+            known = {one["id"] for one in lineage.blocks[block]}
+            for slot, (identity, parent, born) in enumerate(slots):
+                if identity >= 0 and identity not in known:
+                    lineage.birth(block, identity, None if parent < 0 else parent, born, slot)
+        lineage.write(self._folder)
 
     @torch.no_grad()
     def report(self, vitals: Vitals) -> None:
         for index, part in enumerate(self.parts):
             alive = self.expert_alive[index].bool()
+            vitals.add(self.name, "splits", self.splits[index], part.layer)
+            vitals.add(self.name, "merges", self.merges[index], part.layer)
             vitals.add(self.name, "alive", float(self.routes(index).alive), part.layer)
             vitals.add(self.name, "energy", self.present(index, part.kinetics())[0][alive].mean(), part.layer)

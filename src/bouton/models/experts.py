@@ -93,6 +93,20 @@ class Experts(nn.Module):
             if bias is not None:
                 draw.constant(bias, 0.0)
 
+    def stacks(self) -> list[nn.Parameter]:
+        """All tensors that hold one entry per expert."""
+        tensors = (self.up, self.gate, self.down, self.up_bias, self.gate_bias, self.down_bias)
+        return [tensor for tensor in tensors if tensor is not None]
+
+    def unit_dim(self, stack: nn.Parameter) -> int | None:
+        """The dimension of an expert's entry of ``stack`` that counts hidden units; None: none does."""
+        return None if stack is self.down_bias else 1 if stack is self.down else 0
+
+    def units_are_exchangeable(self) -> bool:
+        """Whether an expert with its hidden units in another order computes the same."""
+        tensors = [*self.activation.parameters(), *self.activation.buffers()]
+        return not (tensors or self.gates or self.up_branch or self.down_branch)
+
     def forward(self, x: Tensor, choice: Choice, ctx: Context, state: State | None) -> tuple[Tensor, State, Dispatch]:
         """x (B, T, hidden) -> (B, T, hidden), the state of the branches, and who did the work."""
         before: State = {} if state is None else state
