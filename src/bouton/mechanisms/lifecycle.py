@@ -96,7 +96,8 @@ def merge(moe: Moe, index: int, expert: int, into: int, optimizer: Optimizer | N
     if (row := tree.remove(expert)) is not None:  # a whole root: its tokens are to find the expert that it is part of
         root = tree.root_of(into)
         whole = sum(use[leaf] for leaf in tree.leaves(tree.entry[root]))
-        blend_row(part.router.weight, row, root, _share(use[expert], whole), optimizer)
+        for parameter in part.router.root_parameters():
+            blend_row(parameter, row, root, _share(use[expert], whole), optimizer)
         moe.offset[index, row] = 0
     for state in (moe.expert_energy, moe.expert_fatigue, moe.expert_use):
         state[index, into] += state[index, expert]

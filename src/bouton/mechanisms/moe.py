@@ -134,9 +134,25 @@ class ExpertMixer(nn.Module):
         self.layer, self.index = layer, index
         places = hp.top_k or hp.experts
         hidden = config.hidden_size
-        self.router = Router(hidden, hp.max_experts, hp.top_k, layer, config.std(hidden))
+        self.routing = ExclusiveSocket(
+            "routing",
+            layer,
+            Router(hidden, hp.max_experts, hp.top_k, layer, config.std(hidden)),
+            hidden_size=hidden,
+            slots=hp.max_experts,
+            roots=hp.experts,
+            top_k=hp.top_k,
+            std=config.std(hidden),
+        )
         self.experts = Experts(config, layer, hp.max_experts, places)
         self.kinetics = ExclusiveSocket("kinetics", layer, PlainKinetics(hp.tau_fatigue), slots=hp.max_experts)
+
+    @property
+    def router(self) -> Router:
+        """The router in use."""
+        part = self.routing.part
+        assert isinstance(part, Router)
+        return part
 
     def forward(self, x: Tensor, ctx: Context, state: State | None) -> tuple[Tensor, State]:
         """x (B, T, hidden) -> (B, T, hidden), state of the parts of the router and of the branches."""

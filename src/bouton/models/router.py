@@ -6,6 +6,7 @@ weight 1. The gradient reaches the node's row as if the weight were the probabil
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,12 +29,22 @@ class Choice:
     Attributes:
         experts: (B, T, k) int64, the expert in each place.
         gates: (B, T, k) weight of each place, float32 or better.
-        probabilities: (B, T, slots) softmax over all roots, 0 where there is none.
+        distribution: gives ``probabilities``: not every router needs them to choose.
     """
 
     experts: Tensor
     gates: Tensor
-    probabilities: Tensor
+    distribution: Callable[[], Tensor]
+
+    @property
+    def probabilities(self) -> Tensor:
+        """(B, T, slots) over all roots, 0 where there is none."""
+        return self.distribution()
+
+
+def moved(plain: Tensor, increment: Tensor) -> Tensor:
+    """Share of the tokens whose largest logit is another one with the increment, both (B, T, slots)."""
+    return (plain.argmax(-1) != (plain + increment).argmax(-1)).double().mean()
 
 
 class Router(nn.Module):
@@ -60,24 +71,39 @@ class Router(nn.Module):
     ) -> tuple[Choice, State]:
         """x (B, T, hidden), bias (2 slots - 1,) -> the choice, and the state of the parts in ``terms`` by mechanism.
 
-        Those see the logits before any of their increments, also of rows that lead nowhere.
+        Those see the logits before any of their increments, -inf in rows that lead nowhere.
         """
         with torch.autocast(x.device.type, enabled=False):  # near a tie a rounded logit would choose another expert
             x = x.to(self.weight.dtype)
             rows = self.slots if routes.depth == 0 else 2 * self.slots - 1
             logits = F.linear(x, self.weight[:rows], bias[:rows].to(x.dtype))
-            plain = logits[..., : self.slots]
-            roots, after = plain, {}
-            for name, part in self.terms.items():
-                increment, part_state = part(x, plain, ctx, None if state is None else state.get(name))
-                roots = roots + increment
-                if part_state:
-                    after[name] = part_state
-            roots = roots.masked_fill(~routes.is_root, -torch.inf)
+            plain = logits[..., : self.slots].masked_fill(~routes.is_root, -torch.inf)
+            increment, after = self._increment(x, plain, ctx, state)
+            roots = plain if increment is None else plain + increment
             probabilities = roots.softmax(-1)
             chosen, gates = self._choose(roots, probabilities, routes)
             experts, gates = self._descend(routes.entry[chosen], gates, logits[..., self.slots :], routes)
-        return Choice(experts, gates, probabilities), after
+        return Choice(experts, gates, lambda: probabilities), after
+
+    def _increment(self, x: Tensor, plain: Tensor, ctx: Context, state: State | None) -> tuple[Tensor | None, State]:
+        """The sum of what the parts in ``terms`` add, None if there are none, and their state by mechanism."""
+        total: Tensor | None = None
+        after: State = {}
+        for name, part in self.terms.items():
+            increment, part_state = part(x, plain, ctx, None if state is None else state.get(name))
+            total = increment if total is None else total + increment
+            if part_state:
+                after[name] = part_state
+        return total, after
+
+    def root_parameters(self) -> list[nn.Parameter]:
+        """All parameters with one entry per root: when a root is merged into another one, its entries are, too.
+
+        A part in ``terms`` names its own in a tuple ``per_root``. A split leaves them as they are: the twins share the
+        root of the expert that they come from.
+        """
+        names = ((part, name) for _, part in self.terms.items() for name in getattr(part, "per_root", ()))
+        return [self.weight, *(part.get_parameter(name) for part, name in names)]
 
     def _choose(self, roots: Tensor, probabilities: Tensor, routes: Routes) -> tuple[Tensor, Tensor]:
         """Rows of the chosen roots and their weights, (B, T, k) each."""

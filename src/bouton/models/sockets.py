@@ -26,6 +26,7 @@ KINDS: dict[str, str] = {
     "signals": "on the embedded tokens, to publish signals: forward(x, tokens, ctx, state) -> (x, state)",
     "stack": "the way through the blocks: forward(x, layers, ctx, state) -> (x, state by layer)",
     "mixer": "feed-forward block: forward(x, ctx, state) -> (y, state), x (B, T, hidden)",
+    "routing": "which experts a token goes to: a bouton.models.router.Router",
     "router": "additive term on router logits (B, T, slots): forward(x, logits, ctx, state) -> (increment, state)",
     "kinetics": "of the experts of a layer: forward() -> Kinetics, one value per slot",
     "keys": "key transform after RoPE: forward(k, ctx, state) -> (k, state), k (B, H_kv, T, D)",
