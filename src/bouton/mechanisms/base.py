@@ -44,7 +44,8 @@ class Mechanism(lightning.LightningModule):
     ops: ClassVar[tuple[str, ...]] = ()  # ops whose backends it uses
     state: ClassVar[str] = "none"  # its sequence state in words, with shapes
     neutral: ClassVar[Mapping[str, Any] | None] = None  # parameter values that make it equal to the plain body
-    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # label -> parameter values the contract also tests
+    # label -> parameter values the contract also tests; under the name of a refined mechanism stand values for that one
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     skips: ClassVar[Mapping[str, str]] = {}  # contract clause -> why this mechanism cannot satisfy it
     vital_names: ClassVar[Mapping[str, str]] = {}  # vital -> what it measures
 

@@ -55,8 +55,9 @@ class RouterInhibition(nn.Module):
         """x (B, T, hidden), logits (B, T, slots) -> (B, T, slots); state ``keys`` (B, 1, window, slots), ``valid``."""
         alive = logits > -torch.inf
         values = logits.masked_fill(~alive, 0)
+        after: dict[str, Tensor] = {}
         if self.hp.axis == "experts":
-            inhibition, after = self._neighbours(values, alive.to(values.dtype)), {}
+            inhibition = self._neighbours(values, alive.to(values.dtype))
         else:
             # Its difference to the values is what is taken away from them.
             inhibited, after = lateral_inhibition(

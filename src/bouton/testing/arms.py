@@ -69,7 +69,7 @@ def arms(names: list[str] | None = None) -> tuple[list[Arm], dict[str, str]]:
     chosen = sorted(known if names is None else names)
     singles = [Arm(name, _with_refined(name)) for name in chosen]
     singles += [
-        Arm(f"{name}[{label}]", {**_with_refined(name), name: values})
+        Arm(f"{name}[{label}]", with_values(name, values))
         for name in chosen
         for label, values in known[name].variants.items()
     ]
@@ -90,6 +90,12 @@ def arms(names: list[str] | None = None) -> tuple[list[Arm], dict[str, str]]:
     if len(everything) > 2:
         result.append(Arm("everything", everything))
     return list({(a.label, *a.names): a for a in result}.values()), refused
+
+
+def with_values(name: str, values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """A mechanism and what it refines; values under the name of one that it refines are that one's parameters."""
+    refined = {r: values[r] for r in registry.get(name).refines if r in values}
+    return {**_with_refined(name), **refined, name: {key: v for key, v in values.items() if key not in refined}}
 
 
 def _with_refined(*names: str) -> dict[str, Mapping[str, Any]]:

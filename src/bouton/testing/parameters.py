@@ -16,7 +16,7 @@ from bouton.mechanisms.base import Mechanism
 from bouton.mechanisms.parameters import Spec
 from bouton.mechanisms.yaml import render
 from bouton.models.body import Body
-from bouton.testing.arms import Arm, leaves, sample_starts, sample_tokens
+from bouton.testing.arms import Arm, leaves, sample_starts, sample_tokens, with_values
 from bouton.testing.clauses import clause, loss_of
 
 
@@ -130,7 +130,7 @@ def _other_values(spec: Spec, value: Any) -> Iterator[Any]:
 def _observe(arm: Arm, name: str, values: dict[str, Any]) -> dict[str, torch.Tensor] | None:
     """Everything that can be seen of the arm with these values; None if they are refused."""
     try:
-        model = Arm(arm.label, {**arm.mechanism, name: values}).build()
+        model = Arm(arm.label, {**arm.mechanism, **with_values(name, values)}).build()
     except BoutonError:
         return None
     # Long enough that slow time constants show, with a document boundary.
