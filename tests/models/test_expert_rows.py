@@ -13,7 +13,7 @@ from bouton.models.initialize import initialize
 from bouton.models.router import Choice
 from bouton.models.transformer import TransformerConfig
 
-WIDTH, SLOTS = 12, 4
+SLOTS = 4
 
 
 @torch.enable_grad()
@@ -69,10 +69,10 @@ def test_a_merge_finds_the_units_of_a_permuted_copy() -> None:
     experts, optimizer = trained()
     copy_expert(experts, 1, 2, optimizer)
     before, y = rows(experts, optimizer, 1), run(experts, [1] * 5)
-    order = torch.randperm(WIDTH, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(experts.width, generator=torch.Generator().manual_seed(0))
     permute(experts, optimizer, 2, order)
     torch.testing.assert_close(run(experts, [2] * 5), y)
-    assert torch.equal(order[match(experts, 2, 1)], torch.arange(WIDTH))
+    assert torch.equal(order[match(experts, 2, 1)], torch.arange(experts.width))
     merge_expert(experts, 2, 1, 0.3, optimizer)
     for merged, original in zip(rows(experts, optimizer, 1), before, strict=True):
         torch.testing.assert_close(merged, original, rtol=1e-14, atol=0)
@@ -91,15 +91,15 @@ def test_a_merge_is_an_average_by_share() -> None:
 @torch.no_grad()
 def test_units_with_a_value_of_their_own_are_not_matched() -> None:
     experts, _ = trained()
-    experts.activation.part = torch.nn.PReLU(WIDTH)
-    assert torch.equal(match(experts, 0, 1), torch.arange(WIDTH))
+    experts.activation.part = torch.nn.PReLU(experts.width)
+    assert torch.equal(match(experts, 0, 1), torch.arange(experts.width))
 
 
 @torch.no_grad()
 def test_nearest_is_the_permuted_neighbour() -> None:
     experts, optimizer = trained()
     copy_expert(experts, 0, 3, optimizer)
-    permute(experts, optimizer, 3, torch.arange(WIDTH).flip(0))
+    permute(experts, optimizer, 3, torch.arange(experts.width).flip(0))
     experts.up[3] *= 1.1
     assert nearest(experts, 0, [1, 2, 3]) == 3
 

@@ -1,4 +1,4 @@
-"""Experts computed together equal experts computed one by one; the sockets of their hidden layer see what they should."""
+"""Experts computed together equal experts computed one by one; what the sockets of their hidden layer see."""
 
 from __future__ import annotations
 

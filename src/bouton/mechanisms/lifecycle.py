@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from bouton.mechanisms.lineage import Lineage
-from bouton.models.expert_rows import blend_row, copy_expert, copy_row, merge_expert, nearest, reset_row
+from bouton.models.expert_rows import blend_row, copy_expert, merge_expert, nearest, reset_row
 from bouton.models.initialize import Draw
 from bouton.models.routing_tree import Tree
 
@@ -43,32 +43,33 @@ def step(moe: Moe, index: int, optimizer: Optimizer | None) -> list[Event]:
 def _bankrupt(moe: Moe, index: int) -> int | None:
     """The poorest of the experts that may be merged; enough must remain, as experts and as choices of the router."""
     tree, fewest = moe.tree(index), max(2, moe.hp.top_k)
-    want, score = moe.want[index].tolist(), moe.score(index)
+    want, worth = moe.want[index].tolist(), moe.worth(index).tolist()
     due = [e for e in tree.alive if want[e] >= moe.hp.patience]
     if len(tree.roots) <= fewest:
         due = [e for e in due if e not in tree.entry]
-    return min(due, key=lambda e: score[e]) if due and len(tree.alive) > fewest else None
+    return min(due, key=lambda e: worth[e]) if due and len(tree.alive) > fewest else None
 
 
 def _wealthy(moe: Moe, index: int) -> int | None:
     """The richest of the experts that may split."""
-    alive, wealth, score = moe.tree(index).alive, moe.wealth[index].tolist(), moe.score(index)
+    alive, wealth, worth = moe.tree(index).alive, moe.wealth[index].tolist(), moe.worth(index).tolist()
     due = [e for e in alive if wealth[e] >= moe.hp.patience]
-    return max(due, key=lambda e: score[e]) if due and len(alive) < moe.hp.max_experts else None
+    return max(due, key=lambda e: worth[e]) if due and len(alive) < moe.hp.max_experts else None
 
 
 def split(moe: Moe, index: int, expert: int, optimizer: Optimizer | None) -> Event:
     """Split ``expert`` of a block into a free slot."""
     part, tree = moe.parts[index], moe.tree(index)
     slot = next(s for s in range(tree.slots) if s not in tree.alive)
-    before = moe.bias(index, part.kinetics())
+    before = moe.bias(index)
     copy_expert(part.experts, expert, slot, optimizer)
-    for parameter in moe.followers(index):
-        copy_row(parameter, expert, slot, optimizer)
+    when = int(moe.steps)
+    draw = Draw(int(moe.seed), f"moe.split/{when}/{index}/{slot}")
+    for trait in part.traits():
+        trait.inherit(expert, slot, draw, optimizer)
     node = tree.slots + tree.split(expert, slot)
     row = torch.empty_like(part.router.weight[node])
-    when = int(moe.steps)
-    Draw(int(moe.seed), f"moe.split/{when}/{index}/{slot}").normal(row, part.router.std, "row")
+    draw.normal(row, part.router.std, "row")
     reset_row(part.router.weight, node, row, optimizer)
     for state in (moe.expert_energy, moe.expert_fatigue, moe.expert_use):
         state[index, expert] /= 2
@@ -85,13 +86,13 @@ def split(moe: Moe, index: int, expert: int, optimizer: Optimizer | None) -> Eve
 def merge(moe: Moe, index: int, expert: int, into: int, optimizer: Optimizer | None) -> Event:
     """Merge ``expert`` of a block into another one and free its slot."""
     part, tree = moe.parts[index], moe.tree(index)
-    before = moe.bias(index, part.kinetics())
+    before = moe.bias(index)
     # Fatigue is the use of the last steps, smoothed.
     use = moe.expert_fatigue[index].tolist()
     share = _share(use[expert], use[into])
     merge_expert(part.experts, expert, into, share, optimizer)
-    for parameter in moe.followers(index):
-        blend_row(parameter, expert, into, share, optimizer)
+    for trait in part.traits():
+        trait.absorb(expert, into, share, optimizer)
     if (row := tree.remove(expert)) is not None:  # a whole root: its tokens are to find the expert that it is part of
         root = tree.root_of(into)
         whole = sum(use[leaf] for leaf in tree.leaves(tree.entry[root]))
@@ -113,7 +114,7 @@ def _plant(moe: Moe, index: int, tree: Tree, before: Tensor) -> None:
     stays = moe.routes(index).rows
     moe.plant(index, tree)
     stays = stays & moe.routes(index).rows
-    after = moe.bias(index, moe.parts[index].kinetics())
+    after = moe.bias(index)
     moe.offset[index] = torch.where(stays, moe.offset[index] + before - after, 0)
 
 
