@@ -69,7 +69,7 @@ class MoeParams(Params):
     b_energy: float = real(0.5, "router logits per unit of energy", unit="nats", low=0)
     b_fatigue: float = real(1.0, "router logits per unit of fatigue, at least b_energy", unit="nats", low=0)
 
-    patience: int = integer(100, "steps in want or wealth before a merge or split", unit="optimizer steps", low=1)
+    patience: int = integer(100, "steps in want or wealth before a merge or a split", unit="optimizer steps", low=1)
     split_energy: float = real(2.0, "energy above which an expert splits", low=0, high=A_MAX, low_open=True)
     merge_energy: float = real(0.25, "energy below which an expert is merged", low=0, high=A_MAX)
 
@@ -105,15 +105,35 @@ class Kinetics:
     gain: Tensor | float
 
 
-class PlainKinetics(nn.Module):
+class ExpertTrait(nn.Module):
+    """A part that holds something of every expert, in a slot's row. It is told when experts split and merge."""
+
+    def inherit(self, parent: int, child: int, draw: Draw, optimizer: Optimizer | None) -> None:
+        """``child`` is a clone of ``parent``; ``draw`` gives random numbers, the same on all ranks."""
+
+    def absorb(self, expert: int, into: int, share: float, optimizer: Optimizer | None) -> None:
+        """``into`` consists to the part ``share`` of ``expert`` now, which is gone."""
+
+
+class PlainKinetics(ExpertTrait):
     """The same for all experts."""
 
     def __init__(self, tau_fatigue: float) -> None:
         super().__init__()
         self.kinetics = Kinetics(1.0, math.exp(-1 / tau_fatigue), 1.0)
 
-    def forward(self) -> Kinetics:
+    def forward(self, alive: Tensor) -> Kinetics:
         return self.kinetics
+
+
+class PlainMerit(ExpertTrait):
+    """All experts are equal: their energy alone counts."""
+
+    def see(self, x: Tensor, choice: Choice) -> None:
+        """Nothing."""
+
+    def forward(self) -> Tensor | float:
+        return 1.0
 
 
 def advance(energy: Tensor, fatigue: Tensor, use: Tensor, income: float, kinetics: Kinetics) -> tuple[Tensor, Tensor]:
@@ -145,7 +165,13 @@ class ExpertMixer(nn.Module):
             std=config.std(hidden),
         )
         self.experts = Experts(config, layer, hp.max_experts, places)
-        self.kinetics = ExclusiveSocket("kinetics", layer, PlainKinetics(hp.tau_fatigue), slots=hp.max_experts)
+        shape = {"slots": hp.max_experts, "hidden_size": hidden, "moe": moe, "block": index}
+        self.kinetics = ExclusiveSocket("kinetics", layer, PlainKinetics(hp.tau_fatigue), **shape)
+        self.merit = ExclusiveSocket("merit", layer, PlainMerit(), **shape)
+
+    def traits(self) -> list[ExpertTrait]:
+        """The parts that follow the experts."""
+        return [socket.part for socket in (self.kinetics, self.merit) if isinstance(socket.part, ExpertTrait)]
 
     @property
     def router(self) -> Router:
@@ -158,11 +184,13 @@ class ExpertMixer(nn.Module):
         """x (B, T, hidden) -> (B, T, hidden), state of the parts of the router and of the branches."""
         moe, before = self._moe[0], {} if state is None else state
         routes = moe.routes(self.index)
-        bias = moe.bias(self.index, self.kinetics())
+        bias = moe.bias(self.index)
         choice, router_state = self.router(x, bias, routes, ctx, before.get("router"))
         y, experts_state, dispatch = self.experts(x, choice, ctx, before.get("experts"))
         if self.training:
             moe.observe_use(self.index, choice, dispatch)
+            merit: Any = self.merit.part
+            merit.see(x, choice)
         if ctx.vitals is not None:
             self._report(ctx, choice, dispatch, routes)
         return y, {name: s for name, s in (("router", router_state), ("experts", experts_state)) if s}
@@ -304,13 +332,19 @@ class Moe(Mechanism):
             self._routes = key, [(t, Routes.of(t, self.entry[i], self.nodes[i])) for i, t in enumerate(trees)]
         return self._routes[1]
 
+    def kinetics(self, index: int) -> Kinetics:
+        """The kinetics of a block's experts."""
+        kinetics: Kinetics = self.parts[index].kinetics(self.expert_alive[index])
+        return kinetics
+
     def present(self, index: int, kinetics: Kinetics) -> tuple[Tensor, Tensor]:
         """Energy and fatigue of a block's experts now, (slots,) each."""
         energy, fatigue, use = self.expert_energy[index], self.expert_fatigue[index], self.expert_use[index]
         return advance(energy, fatigue, use, self.hp.income, kinetics)
 
-    def bias(self, index: int, kinetics: Kinetics) -> Tensor:
+    def bias(self, index: int) -> Tensor:
         """(2 slots - 1,): what is added to the logits of the roots and nodes of a block: a mean over their experts."""
+        kinetics = self.kinetics(index)
         energy, fatigue = self.present(index, kinetics)
         own = kinetics.gain * (self.hp.b_energy * (energy - 1) - self.hp.b_fatigue * (fatigue - 1))
         means: Tensor = self.routes(index).membership.to(own.dtype) @ own
@@ -325,30 +359,25 @@ class Moe(Mechanism):
         self.observe(f"use{index:04d}", counts, counts.sum())
 
     def update_organism(self, means: Mapping[str, Tensor]) -> None:
-        for index, part in enumerate(self.parts):
+        for index in range(len(self.parts)):
             if (share := means.get(f"use{index:04d}")) is None:
                 continue
-            kinetics = part.kinetics()
-            energy, fatigue = self.present(index, kinetics)
+            energy, fatigue = self.present(index, self.kinetics(index))
             self.expert_energy[index], self.expert_fatigue[index] = energy, fatigue
             self.expert_use[index] = share * self.routes(index).alive
             self.offset[index] *= math.exp(-1 / self.hp.tau_fatigue)
-            energy = energy.to(self.wealth.dtype)
-            alive = self.expert_alive[index]
-            self.wealth[index] = torch.where(energy > self.hp.split_energy, self.wealth[index] + 1, 0) * alive
-            self.want[index] = torch.where(energy < self.hp.merge_energy, self.want[index] + 1, 0) * alive
+            worth, alive = self.worth(index), self.expert_alive[index]
+            self.wealth[index] = torch.where(worth > self.hp.split_energy, self.wealth[index] + 1, 0) * alive
+            self.want[index] = torch.where(worth < self.hp.merge_energy, self.want[index] + 1, 0) * alive
         if means:
             self.steps += 1
 
     # -- splits and merges --------------------------------------------------------------------------------------
 
-    def score(self, index: int) -> list[float]:
-        """Of each expert of a block: of those that may split the highest does, of those that may merge the lowest."""
-        return self.expert_energy[index].tolist()
-
-    def followers(self, index: int) -> list[nn.Parameter]:
-        """Further parameters with one entry per slot that are copied and merged with the experts of a block."""
-        return []
+    def worth(self, index: int) -> Tensor:
+        """(slots,) what decides over splits and merges in a block: the energy, times the merit where there is one."""
+        energy: Tensor = self.expert_energy[index] * self.parts[index].merit()
+        return energy
 
     def restructure(self, optimizer: Optimizer | None) -> None:
         if not self.parts or not bool((torch.maximum(self.wealth, self.want) >= self.hp.patience).any()):
@@ -382,4 +411,4 @@ class Moe(Mechanism):
             vitals.add(self.name, "splits", self.splits[index], part.layer)
             vitals.add(self.name, "merges", self.merges[index], part.layer)
             vitals.add(self.name, "alive", float(self.routes(index).alive), part.layer)
-            vitals.add(self.name, "energy", self.present(index, part.kinetics())[0][alive].mean(), part.layer)
+            vitals.add(self.name, "energy", self.present(index, self.kinetics(index))[0][alive].mean(), part.layer)

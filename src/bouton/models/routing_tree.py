@@ -115,7 +115,8 @@ class Routes:
         entry: (slots,) pointers.
         children: (slots - 1, 2) pointers.
         membership: (2 slots - 1, slots), see :meth:`Tree.membership`.
-        is_root: (slots,) bool.
+        rows: (2 slots - 1,) bool, the roots and nodes that there are.
+        is_root: (slots,) bool, the first of them.
         roots: the rows that lead somewhere.
         depth: nodes on the longest way to an expert.
         alive: number of experts.
@@ -124,6 +125,7 @@ class Routes:
     entry: Tensor
     children: Tensor
     membership: Tensor
+    rows: Tensor
     is_root: Tensor
     roots: tuple[int, ...]
     depth: int
@@ -136,6 +138,7 @@ class Routes:
             entry=entry,
             children=children,
             membership=torch.tensor(tree.membership(), device=entry.device, dtype=torch.float64),
+            rows=torch.cat((entry >= 0, children[:, 0] >= 0)),
             is_root=entry >= 0,
             roots=tuple(tree.roots),
             depth=tree.depth(),

@@ -77,14 +77,22 @@ def every_parameter_has_an_effect(arm: Arm) -> None:
     (name,) = [n for n in arm.names if arm.label.startswith(n)][:1] or arm.names[:1]
     cls = registry.get(name)
     bases = [{}, *cls.variants.values()]
-    observed = [(base, _observe(arm, name, dict(base))) for base in bases]
+    # What refines another mechanism may show its effect only in a variant of that one.
+    refined = [(other, values) for other in cls.refines for values in registry.get(other).variants.values()]
+    wholes = [arm, *(Arm(arm.label, {**arm.mechanism, other: values}) for other, values in refined)]
+    known: dict[tuple[int, int], dict[str, torch.Tensor] | None] = {}
     for parameter, spec in cls.Params.specs().items():
-        if not any(
-            (seen := _observe(arm, name, {**base, parameter: value})) is not None and _differ(seen, before)
-            for base, before in observed
-            if before is not None
-            for value in _other_values(spec, base.get(parameter, cls.Params.defaults()[parameter]))
-        ):
+
+        def has_effect(whole: int, base: int, parameter: str = parameter, spec: Spec = spec) -> bool:
+            if (whole, base) not in known:
+                known[whole, base] = _observe(wholes[whole], name, dict(bases[base]))
+            if (before := known[whole, base]) is None:
+                return False
+            default = cls.Params.defaults()[parameter]
+            others = [{**bases[base], parameter: v} for v in _other_values(spec, bases[base].get(parameter, default))]
+            return any((seen := _observe(wholes[whole], name, o)) is not None and _differ(seen, before) for o in others)
+
+        if not any(has_effect(whole, base) for whole in range(len(wholes)) for base in range(len(bases))):
             raise AssertionError(f"parameter {name}.{parameter} changed nothing over its range")
 
 
@@ -130,13 +138,13 @@ def _other_values(spec: Spec, value: Any) -> Iterator[Any]:
 def _observe(arm: Arm, name: str, values: dict[str, Any]) -> dict[str, torch.Tensor] | None:
     """Everything that can be seen of the arm with these values; None if they are refused."""
     try:
-        model = Arm(arm.label, {**arm.mechanism, **with_values(name, values)}).build()
+        model = Arm(arm.label, with_values(arm.mechanism, name, values)).build()
     except BoutonError:
         return None
     # Long enough that slow time constants show, with a document boundary.
     tokens, starts = sample_tokens(length=40), sample_starts(length=40)
     logits, state = model(tokens, starts=starts)
-    mine = [mechanism for mechanism in model.mechanism_list() if mechanism.name == name]
+    mine = [m for m in model.mechanism_list() if m.name in (name, *registry.get(name).refines)]
     learned = _trained(model) if any(type(m).update_organism is not Mechanism.update_organism for m in mine) else {}
     # The trained parameters by their shapes: what is learned at all is an effect, too.
     trained = {f"parameter {n}": torch.tensor(p.shape) for n, p in model.named_parameters() if p.requires_grad}
