@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from bouton.errors import ConfigError, SocketError
 from bouton.mechanisms.base import Mechanism
@@ -120,6 +121,12 @@ class Body(nn.Module):
         """Once per optimizer step: update all organism state from what all ranks observed."""
         for mechanism in self.mechanism_list():
             mechanism.commit_observations(reduce)
+
+    @torch.no_grad()
+    def restructure(self, optimizer: Optimizer | None) -> None:
+        """Once per optimizer step, after it: let the mechanisms change their parts, and the optimizer's state."""
+        for mechanism in self.mechanism_list():
+            mechanism.restructure(optimizer)
 
     def auxiliary_loss(self) -> Tensor | None:
         """Sum of the mechanisms' own loss terms, None if there are none.

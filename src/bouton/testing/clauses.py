@@ -239,6 +239,7 @@ def resume_is_exact(arm: Arm) -> None:
             loss_of(model, sample_tokens(step), sample_starts(step)).backward()
             model.commit_observations(lambda sums: sums)
             optimizer.step()
+            model.restructure(optimizer)
 
     through = arm.build()
     adam = torch.optim.AdamW(through.parameters(), lr=1e-3)
