@@ -112,7 +112,7 @@ def _with_refined(*names: str) -> dict[str, Mapping[str, Any]]:
 
 def _refusal(arm: Arm) -> str | None:
     try:
-        arm.build()
+        build(arm.config(), device="meta")
     except BoutonError as error:
         return str(error)
     return None
