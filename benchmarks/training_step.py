@@ -3,7 +3,13 @@
 All arms live in one process and make their steps in turn on the same batch, so that a change in the machine's speed
 meets all alike. A step is the training module's own loss, its backward pass, the clipping of the gradients, and AdamW.
 
-    python benchmarks/training_step.py [--rounds 12] [--threads N] [--json FILE] [overrides ...]
+    python benchmarks/training_step.py [--arms none,presyn,..] [--rounds 12] [--threads N] [--json FILE] [overrides ..]
+
+The first of the arms is what the others are divided by; ``each`` stands for every registered mechanism with what it
+refines, on top of which FLOPs, parameters and the bytes of sequence state are written down:
+
+    python benchmarks/training_step.py --arms none,each,presyn+stochastic+hebb+camkii+bdnf+moe --threads 1 \
+        model.num_layers=4 model.hidden_size=128 model.num_heads=4 data.seq_len=256 data.batch_size=8
 """
 
 from __future__ import annotations
@@ -21,10 +27,12 @@ from torch import Tensor
 
 import bouton
 from bouton.errors import BoutonError
+from bouton.evidence.grid.arms import single, with_refined
 from bouton.files import write_json
 from bouton.ops import backends
 from bouton.ops.benchmarks.machine import describe
 from bouton.ops.benchmarks.timing import Sample, ratio
+from bouton.testing.arms import leaves
 from bouton.training.module import TrainingModule
 
 ARMS = ("none", "presyn", "hebb", "presyn+hebb")
@@ -55,6 +63,12 @@ class Arm:
         )
         self.optimizer = self.module.configure_optimizers()["optimizer"]
         self.parameters = sum(p.numel() for p in self.module.parameters())
+        body = self.module.body
+        self.flops_per_token = body.flops_per_token(self.seq_len)
+        with torch.no_grad():
+            _, state = body.eval()(torch.zeros(1, self.seq_len, dtype=torch.int64))
+        body.train()
+        self.state_bytes = sum(leaf.numel() * leaf.element_size() for leaf in leaves(state).values())
         self.sample = Sample()
         self.losses: list[float] = []
 
@@ -98,6 +112,8 @@ def measure(rounds: int, overrides: list[str], arms: tuple[str, ...] = ARMS) -> 
         "arms": {
             name: {
                 "parameters": arm.parameters,
+                "flops_per_token": arm.flops_per_token,
+                "state_bytes": arm.state_bytes,
                 "wall_ms": 1e3 * arm.sample.median("wall"),
                 "cpu_ms": 1e3 * arm.sample.median("cpu"),
                 "ratio": {} if arm is base else ratio(arm.sample, base.sample),
@@ -113,30 +129,44 @@ def measure(rounds: int, overrides: list[str], arms: tuple[str, ...] = ARMS) -> 
     }
 
 
+def expand(words: str) -> tuple[str, ...]:
+    """The arms that the words of the command mean, each once."""
+    arms: list[str] = []
+    for word in words.split(","):
+        names = map(with_refined, single()) if word == "each" else [tuple(word.split("+"))]
+        arms += ["+".join(sorted(name)) for name in names]
+    return tuple(dict.fromkeys(arms))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", type=expand, default=ARMS)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--json", type=Path)
     options, overrides = parser.parse_known_args()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    result = measure(options.rounds, overrides)
+    result = measure(options.rounds, overrides, options.arms)
     batch = " x ".join(map(str, result["batch"]))
     table = Table(title=f"A training step on {batch} tokens, float32, {torch.get_num_threads()} threads")
-    for column in ("mechanism", "parameters", "step", "ratio", "quartiles", "cpu ratio"):
+    for column in ("mechanism", "parameters", "FLOPs", "state", "step", "ratio", "quartiles", "cpu ratio"):
         table.add_column(column, justify="left" if column == "mechanism" else "right")
     for name, arm in result["arms"].items():
         wall, cpu = arm["ratio"].get("wall"), arm["ratio"].get("cpu")
         table.add_row(
             name,
             f"{arm['parameters'] / 1e6:.2f} M",
+            f"{arm['flops_per_token'] / 1e6:.2f} M/token",
+            f"{arm['state_bytes'] / 1024:.0f} KiB",
             f"{arm['wall_ms']:.0f} ms",
             f"{wall['ratio']:.3f}" if wall else "1",
             "{:.3f} to {:.3f}".format(*wall["quartiles"]) if wall else "",
             f"{cpu['ratio']:.3f}" if cpu else "",
         )
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
     console.print(table)
     console.print("kernels: " + ", ".join(f"{op}: {name}" for op, name in result["kernels"].items()), markup=False)
     if options.json:

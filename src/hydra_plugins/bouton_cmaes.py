@@ -20,7 +20,7 @@ class CmaesSweeper(Sweeper):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        from bouton.sweeps.sweep import run_sweep
+        from bouton.sweeps.start import run_sweep
 
         assert self.hydra_context is not None and self.task_function is not None and self.config is not None
         return run_sweep(self.settings, arguments, self.hydra_context, self.task_function, self.config)

@@ -38,5 +38,8 @@ def test_core_runs_every_mechanism_alone_and_together() -> None:
 
 def test_the_study_is_the_one_that_was_asked_for() -> None:
     found = sweeper("study")
-    assert (found["arms"], found["seeds"]) == (["none", "presyn", "hebb", "hebb+presyn"], 3)
+    assert (found["arms"], found["seeds"]) == (
+        ["none", "presyn", "presyn presyn.release=age", "hebb", "hebb+presyn"],
+        3,
+    )
     assert bouton.compose("experiment=ablation/study").data.name == "tinystories"

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from synthetic import make_run, make_study
 
 from bouton.cli.main import main
-from bouton.evidence import report
+from bouton.evaluation.base import Result
+from bouton.evaluation.store import results_folder, save_result
+from bouton.evidence import analyse, load, report
 from bouton.evidence.document import Document, Paragraph, Table
 
 EFFECTS = {"none": 0.0, "presyn": -0.05, "hebb": 0.05, "septin": 0.0, "hebb+presyn": -0.1}
@@ -120,3 +125,33 @@ def test_document_escapes_what_it_shows() -> None:
     document.add(Paragraph("**x** < `y|z`"), Table(("name", "n#"), (("p|q", "1"),)))
     assert "<p><strong>x</strong> &lt; <code>y|z</code></p>" in document.html()
     assert "| p\\|q | 1 |" in document.markdown(Path())
+
+
+def test_evaluation_tasks_stand_beside_the_loss(study: Path, tmp_path: Path) -> None:
+    study = shutil.copytree(study, tmp_path / "grid")
+    runs = load(study).set_index("run")
+    assert "Evaluation tasks" not in report(study).with_suffix(".md").read_text()
+    rng = np.random.default_rng(0)
+    expected: dict[str, dict[int, float]] = {}
+    for folder in sorted(path for path in study.iterdir() if (path / "summary.json").is_file()):
+        run = runs.loc[folder.name]
+        value = 0.1 + 0.05 * ("presyn" in run["arm"]) + 0.01 * rng.standard_normal()
+        expected.setdefault(run["arm"], {})[int(run["seed"])] = value
+        facts = {"seconds": 1.0, "options": {}}
+        numbers = {"ece": value, "ece_se": 0.1, "adaptive_ece": 5.0, "brier": math.nan}
+        save_result(results_folder(folder, "best"), "calibration", Result(numbers=numbers), facts)
+    study_now = analyse(load(study))
+    assert {(one.task, one.number) for one in study_now.evaluations} == {("calibration", "ece")}
+    by_arm = {one.arm: one for one in study_now.evaluations}
+    assert by_arm.keys() == expected.keys()
+    assert by_arm["none"].comparison is None
+    for arm, base in study_now.baseline.items():
+        seeds = sorted(expected[arm].keys() & expected[base].keys())
+        differences = [expected[arm][seed] - expected[base][seed] for seed in seeds]
+        one = by_arm[arm].comparison
+        assert one is not None
+        assert one.difference == pytest.approx(np.mean(differences))
+        assert one.p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+        assert one.p_holm >= one.p
+    page = report(study).with_suffix(".md").read_text()
+    assert "Evaluation tasks" in page and "calibration: ece" in page and "Exploratory" in page

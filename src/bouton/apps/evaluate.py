@@ -112,12 +112,10 @@ def print_tasks() -> None:
 def print_result(label: str, result: Mapping[str, Any], fresh: bool) -> None:
     """The numbers of one task: those that it calls its headline, with their intervals."""
     numbers: Mapping[str, float] = result["numbers"]
-    task = registry.tasks()[label.partition(":")[0]]
-    headline = [name for name in task.headline if name in numbers] or [n for n in numbers if not _beside(n, numbers)]
     table = Table(box=None, padding=(0, 2), pad_edge=False, show_header=False)
     for _ in range(3):
         table.add_column()
-    for name in headline:
+    for name in registry.headline(label, numbers):
         low, high = numbers.get(f"{name}_low", math.nan), numbers.get(f"{name}_high", math.nan)
         interval = "" if math.isnan(low) or math.isnan(high) else f"{shown(low)} to {shown(high)}"
         table.add_row(name, f"[bold]{shown(numbers[name])}[/]", interval)
@@ -128,11 +126,6 @@ def print_result(label: str, result: Mapping[str, Any], fresh: bool) -> None:
     for note in result["notes"]:
         console.print(f"[dim]{escape(note)}[/]")
     console.print()
-
-
-def _beside(name: str, numbers: Mapping[str, float]) -> bool:
-    """Whether a number is the error or a bound of another one."""
-    return any(name.endswith(tail) and name.removesuffix(tail) in numbers for tail in ("_se", "_low", "_high"))
 
 
 def shown(value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from bouton.errors import ConfigError, suggest
@@ -53,3 +54,14 @@ def make(label: str) -> Task:
         need = f"takes {cls.argument_doc}: {name}:..." if cls.argument_doc else "takes no argument"
         raise ConfigError(f"task '{label}' is not valid: {name} {need}")
     return cls(argument)
+
+
+def headline(task: str, numbers: Mapping[str, float]) -> Sequence[str]:
+    """The numbers of a task that are worth showing; all but errors and bounds where the task names none."""
+    named = [name for name in tasks()[task.partition(":")[0]].headline if name in numbers]
+    return named or [name for name in numbers if not _beside(name, numbers)]
+
+
+def _beside(name: str, numbers: Mapping[str, float]) -> bool:
+    """Whether a number is the error or a bound of another one."""
+    return any(name.endswith(tail) and name.removesuffix(tail) in numbers for tail in ("_se", "_low", "_high"))

@@ -74,6 +74,11 @@ def read_result(path: Path) -> dict[str, Any] | None:
     return content
 
 
+def is_evaluated(run: str | Path) -> bool:
+    """Whether anything was measured in this run folder."""
+    return (Path(run) / FOLDER).is_dir()
+
+
 def load_results(run: str | Path, checkpoint: str = "best") -> dict[str, dict[str, Any]]:
     """All results of a run folder: task -> ``numbers``, ``tables``, ``notes``, ``figures``, ``options`` and more."""
     folder = results_folder(Path(run), checkpoint)

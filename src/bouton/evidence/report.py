@@ -87,6 +87,8 @@ def compose(study: Study, source: Path, figures: dict[str, Path]) -> Document:
     if study.synergies:
         document.add(Heading("Pairs"), _synergies(study))
         _picture(document, figures, "synergy")
+    if study.evaluations:
+        document.add(Heading("Evaluation tasks"), *_evaluations(study))
     if problems := _problems(study):
         document.add(Heading("What is missing"), Items(problems))
     document.add(Heading("How this was computed"), Items(_method(study)))
@@ -195,6 +197,8 @@ def _prices(study: Study) -> tuple[Table, Items]:
         "measured, so it knows the machine, its kernels and whatever else ran there.",
         "At equal FLOPs or wall-clock the baseline gets as many more tokens as the arm costs more, in a run whose "
         "schedule ends there; between two such budgets its loss is interpolated seed by seed.",
+        "Where the arm costs less, the baseline's loss is read off its own learning curve, whose schedule had not "
+        "ended there: that flatters the arm.",
     ))  # fmt: skip
     return Table(columns, tuple(rows), classes), notes
 
@@ -216,6 +220,27 @@ def _synergies(study: Study) -> Table:
         "the pair is",
     )
     return Table(columns, rows, tuple(_row_class(f.comparison.verdict) for f in study.synergies))
+
+
+def _evaluations(study: Study) -> tuple[Table, Items]:
+    rows, shown = [], ""
+    for one in study.evaluations:
+        name = f"{one.task}: {one.number}"
+        found, difference = one.summary, one.comparison
+        rows.append((
+            "" if name == shown else name, one.arm, str(found.n), f"{found.mean:.4g}", _number(found.sd),
+            *(("", "", "", "") if difference is None else
+              (_signed(difference.difference), _range(difference.low, difference.high), _p_value(difference.p),
+               _p_value(difference.p_holm))),
+        ))  # fmt: skip
+        shown = name
+    columns = ("number", "arm", "seeds#", "mean#", "sd#", "difference#", "95 % interval#", "p (paired t)#",
+               "p (Holm)#")  # fmt: skip
+    notes = ["Measured by `bouton eval` with the best checkpoint of each run. Exploratory: p is corrected over the "
+             "arms of one number, not over the numbers, and no verdict is given."]  # fmt: skip
+    if bound := sorted({one.task for one in study.evaluations if one.machine_bound}):
+        notes.append(f"{', '.join(bound)}: as much about the machine, and what else ran on it, as about the model.")
+    return Table(columns, tuple(rows)), Items(tuple(notes))
 
 
 def _problems(study: Study) -> tuple[str, ...]:

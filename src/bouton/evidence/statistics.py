@@ -131,12 +131,19 @@ def pair(name: str, arm: Values, baseline_name: str, baseline: Values, unpaired:
 
 def judge(family: Sequence[Comparison], measure: Metric, alpha: float = 0.05) -> list[Comparison]:
     """Correct the p values of all comparisons that answer one question (Holm) and give each its verdict."""
-    testable = [index for index, one in enumerate(family) if not math.isnan(one.p)]
-    corrected = dict.fromkeys(range(len(family)), math.nan)
+    testable = sum(not math.isnan(one.p) for one in family)
+    corrected = holm([one.p for one in family])
+    return [_judge(one, p, measure, alpha, max(1, testable)) for one, p in zip(family, corrected, strict=True)]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction over the p values that are numbers; the others stay NaN."""
+    testable = [index for index, p in enumerate(p_values) if not math.isnan(p)]
+    corrected = dict.fromkeys(range(len(p_values)), math.nan)
     if testable:
-        adjusted = multipletests([family[index].p for index in testable], alpha=alpha, method="holm")[1]
+        adjusted = multipletests([p_values[index] for index in testable], method="holm")[1]
         corrected.update(zip(testable, map(float, adjusted), strict=True))
-    return [_judge(one, corrected[i], measure, alpha, max(1, len(testable))) for i, one in enumerate(family)]
+    return list(corrected.values())
 
 
 def compare(

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bouton.errors import ConfigError, DataError
+from bouton.evidence.evaluations import Evaluation, evaluations
 from bouton.evidence.frame import FINISHED
 from bouton.evidence.metrics import DEFAULT, Metric, metric
 from bouton.evidence.prices import Costs, Price, costs, prices
@@ -30,6 +31,7 @@ class Study:
         costs: arm -> costs relative to its baseline, controls included.
         prices: arm -> currency -> the comparison at equal cost.
         synergies: pairs of which both mechanisms also ran alone.
+        evaluations: what the evaluation tasks measured, if they were run.
     """
 
     frame: pd.DataFrame
@@ -41,6 +43,7 @@ class Study:
     costs: dict[str, Costs]
     prices: dict[str, dict[str, Price]]
     synergies: list[Synergy]
+    evaluations: list[Evaluation]
 
 
 def analyse(
@@ -71,7 +74,7 @@ def analyse(
     relative |= {row["arm"]: costs(frame, row["arm"], row["of"]) for row in controls.to_dict("records")}
     at_equal_tokens = [found for entry in table.values() if (found := entry["tokens"].comparison) is not None]
     return Study(frame, measure, alpha, arms, partner, at_equal_tokens, relative, table,
-                 synergies(frame, measure, partner, alpha))  # fmt: skip
+                 synergies(frame, measure, partner, alpha), evaluations(frame, partner))  # fmt: skip
 
 
 def plain(study: Study) -> dict[str, Any]:
@@ -86,6 +89,7 @@ def plain(study: Study) -> dict[str, Any]:
             for arm, entry in study.prices.items()
         },
         "synergies": [dataclasses.asdict(found) for found in study.synergies],
+        "evaluations": [dataclasses.asdict(found) for found in study.evaluations],
     }
 
 

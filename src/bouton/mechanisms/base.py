@@ -19,6 +19,8 @@ from bouton.mechanisms.pictures import Picture
 from bouton.mechanisms.vitals import Vitals
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
     from bouton.models.body import Body
     from bouton.models.initialize import Draw
 
@@ -42,9 +44,12 @@ class Mechanism(lightning.LightningModule):
     ops: ClassVar[tuple[str, ...]] = ()  # ops whose backends it uses
     state: ClassVar[str] = "none"  # its sequence state in words, with shapes
     neutral: ClassVar[Mapping[str, Any] | None] = None  # parameter values that make it equal to the plain body
-    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # label -> parameter values the contract also tests
-    skips: ClassVar[Mapping[str, str]] = {}  # contract clause -> why this mechanism cannot satisfy it
+    # label -> parameter values the contract also tests; under the name of a refined mechanism stand values for that one
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    skips: ClassVar[Mapping[str, str]] = {}  # contract clause, or clause[variant] -> why it cannot be satisfied
     vital_names: ClassVar[Mapping[str, str]] = {}  # vital -> what it measures
+
+    recomputes: bool = False  # it computes the blocks without a graph, and once more in the backward pass
 
     def __init__(self, params: parameters.Params | None = None) -> None:
         super().__init__()
@@ -116,3 +121,12 @@ class Mechanism(lightning.LightningModule):
 
     def update_organism(self, means: Mapping[str, Tensor]) -> None:
         """Update the organism state from the ``means`` (float64) observed over the whole batch of this step."""
+
+    def restructure(self, optimizer: Optimizer | None) -> None:
+        """Change parts of the model (split or merge experts), after the update of the weights, once per step.
+
+        What is decided must be equal on all ranks: from organism state, weights, and a generator that all ranks share.
+
+        Args:
+            optimizer: its state for a parameter follows what happens to the parameter; None: there is none.
+        """

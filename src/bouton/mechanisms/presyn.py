@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,10 @@ from bouton.mechanisms.pictures import Picture, find, over_time
 from bouton.mechanisms.registry import register
 from bouton.models.attention import visible_keys
 from bouton.models.context import Context
-from bouton.models.sockets import State
-from bouton.ops.fatigue_attention import RELEASES, RULES, Kinetics, fatigue_attention, reference
+from bouton.models.sockets import ListSocket, State
+from bouton.ops.fatigue_attention import RELEASES, RULES, Kinetics, fatigue_attention
+from bouton.ops.fatigue_attention.reference import precision
+from bouton.ops.synapse import Refinements, reference, synapse
 
 if TYPE_CHECKING:
     from bouton.models.body import Body
@@ -114,7 +116,11 @@ CONSTRAINTS: dict[str, tuple[Transform, Inverse]] = {
 
 
 class FatigueCore(nn.Module):
-    """Attention core with presynaptic fatigue. State: calcium and pool (B, H, T_key)."""
+    """Attention core with presynaptic fatigue. State: calcium and pool (B, H, T_key), and what refines them.
+
+    Attributes:
+        synapse: list socket of the mechanisms that refine presyn; empty: the plain synapse, on its own fast kernels.
+    """
 
     def __init__(
         self, params: PresynParams, layer: int, num_heads: int, head_dim: int, window: int | None = None
@@ -125,6 +131,7 @@ class FatigueCore(nn.Module):
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.window = window
+        self.synapse = ListSocket("synapse", layer, num_heads=num_heads, head_dim=head_dim, window=window)
         self.constants = params.kinetics()
         # Vectors, one value per head: no weight decay acts on them. Without calcium its constants have no effect.
         silent = ("rho_c", "alpha_ca", "k_d", "s") if params.release == "age" else ()
@@ -161,25 +168,34 @@ class FatigueCore(nn.Module):
     ) -> tuple[Tensor, State]:
         """q (B, H, T, D), k and v (B, H_kv, T_key, D) -> (B, H, T, D) and the state of the keys that may be seen."""
         tk = k.shape[2]
-        kinetics = self.kinetics(q.device, reference.precision(q))
-        segments_k = None if ctx.segments_k is None else ctx.segments_k[:, -tk:]
-        out, after = fatigue_attention(
-            q,
-            k,
-            v,
-            kinetics,
-            state or None,
-            rule=self.hp.rule,
-            release=self.hp.release,
-            segments_q=ctx.segments_q,
-            segments_k=segments_k,
-            window=window,
-            bias=bias,
-        )
+        kinetics = self.kinetics(q.device, precision(q))
+        options: dict[str, Any] = {
+            "rule": self.hp.rule,
+            "release": self.hp.release,
+            "segments_q": ctx.segments_q,
+            "segments_k": None if ctx.segments_k is None else ctx.segments_k[:, -tk:],
+            "window": window,
+            "bias": bias,
+        }
+        refinements, own = self._refinements(q, ctx, state)
+        if self.synapse:
+            out, after = synapse(q, k, v, kinetics, refinements, state or None, **options)
+        else:
+            out, after = fatigue_attention(q, k, v, kinetics, state or None, **options)
         if ctx.vitals is not None:
-            self._report(q, k, bias, ctx, window, kinetics, after)
+            self._report(q, k, bias, ctx, window, kinetics, refinements, after)
+        held = after["pool"].shape[2]
         keep = tk if window is None else min(tk, window - 1)
-        return out, {name: x[..., tk - keep :] for name, x in after.items()}
+        return out, {name: x[:, :, held - keep :] for name, x in after.items()} | own
+
+    def _refinements(self, q: Tensor, ctx: Context, state: State | None) -> tuple[Refinements, State]:
+        """What the parts in the socket ``synapse`` make of this pass, and their own states by mechanism."""
+        fields, after = {}, {}
+        for name, part in self.synapse.items():
+            fields[name], part_state = part(q, ctx, None if state is None else state.get(name))
+            if part_state:
+                after[name] = part_state
+        return Refinements(**fields), after
 
     @torch.no_grad()
     def _report(
@@ -190,34 +206,47 @@ class FatigueCore(nn.Module):
         ctx: Context,
         window: int | None,
         kinetics: Kinetics,
+        refinements: Refinements,
         after: State,
     ) -> None:
         """Vitals of the keys that the last query sees, had it come a second time."""
-        tq, tk = q.shape[2], k.shape[2]
-        dtype = reference.precision(q)
+        tq, tk, held = q.shape[2], k.shape[2], after["pool"].shape[2]
+        dtype = precision(q)
         batch, heads, _, dim = q.shape
         last = q[:, :, -1].to(dtype).view(batch, k.shape[1], -1, dim) * dim**-0.5
-        logits = (last @ k.to(dtype).mT).view(batch, heads, tk)
+        logits = (last @ k[:, :, tk - held :].to(dtype).mT).view(batch, heads, held)
         if bias is not None:
-            logits = logits + bias.to(dtype).expand(batch, heads, tq, tk)[:, :, -1]
+            logits = logits + bias.to(dtype).expand(batch, heads, tq, tk)[:, :, -1, tk - held :]
         mask = ctx.mask(window, tk)
-        seen = torch.ones_like(logits, dtype=torch.bool) if mask is None else mask[:, :, -1].expand_as(logits)
-        kin = kinetics.per_head()
-        calcium, pool = after["calcium"], after["pool"]
+        seen = torch.ones_like(logits, dtype=torch.bool)
+        if mask is not None:
+            seen = mask[:, :, -1, tk - held :].expand_as(logits)
+        kin, refined = reference.spread(kinetics, 1), refinements.spread(1)
+        distance = torch.arange(held, 0, -1, device=q.device) - 1
+        n, then, released = reference.step(
+            logits, seen, after, kin, refined, self.hp.rule, self.hp.release, tq - 1, distance
+        )
+        pool = after["pool"]
+        depleted = released.demand >= pool if self.hp.rule == "min" else pool < kin.r_max / 2
         spike = logits.exp().masked_fill(~seen, 0.0)
-        n, next_calcium, _ = reference.step(logits, seen, calcium, pool, kin, self.hp.rule, self.hp.release)
-        p = reference.release_probability(spike, seen, next_calcium, kin, self.hp.release)
-        depleted = p >= pool if self.hp.rule == "min" else pool < kin.r_max / 2
         plain, tired = spike / spike.sum(-1, keepdim=True), n / n.sum(-1, keepdim=True)
         live = seen.sum()
         values = {
             "depleted": (depleted & seen).sum() / live,
             "pool": ((pool / kin.r_max) * seen).sum() / live,
-            "calcium": (calcium * seen).sum() / live,
+            "calcium": (after["calcium"] * seen).sum() / live,
             "shift": 0.5 * (plain - tired).abs().sum(-1).mean(),
         }
         for name, value in values.items():
             ctx.report("presyn", name, value, self.layer)
+        for part in cast(list[Any], list(self.synapse.parts.values())):
+            part.report(ctx, after, then, released, seen)
+
+    def forget(self, name: str) -> None:
+        """Do not learn this constant: a refinement has taken its place."""
+        if name in self.learned:
+            self.learned = tuple(other for other in self.learned if other != name)
+            delattr(self, name)
 
     def flops_per_token(self, seq_len: int) -> float:
         # as plain attention, and the kinetics of the visible pairs
@@ -225,6 +254,12 @@ class FatigueCore(nn.Module):
 
     def extra_repr(self) -> str:
         return f"rule={self.hp.rule}, release={self.hp.release}, learnable={self.hp.learnable}"
+
+
+def synapses(body: Body) -> list[FatigueCore]:
+    """The cores that a mechanism which refines presyn plugs into; none where presyn's strength is 0."""
+    parts = [socket.part for socket in body.sockets("attention_core")]
+    return [part for part in parts if isinstance(part, FatigueCore)]
 
 
 @register

@@ -88,6 +88,7 @@ class Attention(nn.Module):
             num_kv_heads=kv_heads,
             head_dim=head_dim,
             window=self.window,
+            rope_base=self.rope_base,  # None: queries and keys are not rotated
             # The largest |q k / sqrt(D)| that can occur; None: unbounded.
             max_logit=head_dim**0.5 if self.qk_norm else None,
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from bouton.errors import ConfigError, SocketError
 from bouton.mechanisms.base import Mechanism
@@ -120,9 +122,29 @@ class Body(nn.Module):
         for mechanism in self.mechanism_list():
             mechanism.commit_observations(reduce)
 
+    @torch.no_grad()
+    def restructure(self, optimizer: Optimizer | None) -> None:
+        """Once per optimizer step, after it: let the mechanisms change their parts, and the optimizer's state."""
+        for mechanism in self.mechanism_list():
+            mechanism.restructure(optimizer)
+
     def auxiliary_loss(self) -> Tensor | None:
-        """Sum of the mechanisms' own loss terms, None if there are none."""
-        terms = [term for m in self.mechanism_list() if (term := m.auxiliary_loss()) is not None]
+        """Sum of the mechanisms' own loss terms, None if there are none.
+
+        Raises:
+            SocketError: a term was put aside inside blocks that another mechanism computes without a graph.
+        """
+        terms = []
+        recomputing = next((m.name for m in self.mechanism_list() if m.recomputes), None)
+        for m in self.mechanism_list():
+            if (term := m.auxiliary_loss()) is None:
+                continue
+            if recomputing and torch.is_grad_enabled() and not term.requires_grad:
+                raise SocketError(
+                    f"mechanism '{m.name}' has a loss of its own that gets no gradient with '{recomputing}', which "
+                    f"keeps no graph of the blocks: switch that loss off, or leave out one of the two"
+                )
+            terms.append(term)
         return sum(terms[1:], terms[0]) if terms else None
 
     def num_parameters(self) -> int:

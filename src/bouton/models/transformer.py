@@ -19,6 +19,7 @@ from bouton.mechanisms.vitals import Vitals
 from bouton.models.attention import Attention
 from bouton.models.body import Body
 from bouton.models.context import Context
+from bouton.models.initialize import AsDrawn
 from bouton.models.layers import ACTIVATIONS, Embedding, Linear, make_norm
 from bouton.models.mixers import MLP
 from bouton.models.sockets import ExclusiveSocket, ListSocket, State
@@ -97,6 +98,8 @@ class TransformerConfig(Params):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mixer(norm(x))."""
 
+    branches = ("attention", "mixer")
+
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
         self.attention_norm = make_norm(config.norm, config.hidden_size, config.bias)
@@ -108,13 +111,21 @@ class Block(nn.Module):
     def forward(self, x: Tensor, ctx: Context, state: State | None) -> tuple[Tensor, State]:
         """x (B, T, hidden) -> the same shape, and the state of this block."""
         before: State = {} if state is None else state
-        y, attention_state = self.attention(self.attention_norm(x), ctx, before.get("attention"))
-        x = x + self.dropout(y)
-        y, mixer_state = self.mixer(self.mixer_norm(x), ctx, before.get("mixer"))
-        after = {"attention": attention_state}
-        if mixer_state:
-            after["mixer"] = mixer_state
-        return x + self.dropout(y), after
+        after: State = {}
+        for name in self.branches:
+            y, branch_state = self.branch(name, x, ctx, before.get(name))
+            x = x + y
+            if branch_state:
+                after[name] = branch_state
+        return x, after
+
+    def branch(self, name: str, x: Tensor, ctx: Context, state: State | None) -> tuple[Tensor, State]:
+        """What one of :attr:`branches` adds to the residual stream x (B, T, hidden), and its state."""
+        if name == "attention":
+            y, after = self.attention(self.attention_norm(x), ctx, state)
+        else:
+            y, after = self.mixer(self.mixer_norm(x), ctx, state)
+        return self.dropout(y), after
 
 
 class Stack(nn.Module):
@@ -138,6 +149,7 @@ class Transformer(Body):
         self.config = config
         self.vocab_size, self.hidden_size = config.vocab_size, config.hidden_size
         self.num_layers, self.max_seq_len = config.num_layers, config.max_seq_len
+        self.initializer = ExclusiveSocket("initializer", -1, AsDrawn())  # before what it fills
         std = 0.02 if config.init_std is None else config.init_std
         self.embedding = Embedding(config.vocab_size, config.hidden_size, std=std)
         learned = config.position == "learned"

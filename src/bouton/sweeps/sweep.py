@@ -13,27 +13,22 @@ import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any
 
-from hydra.core.plugins import Plugins
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig
 
-from bouton.config import elastic
 from bouton.errors import ConfigError, TrainingError
-from bouton.sweeps.command import Command, build_space, plain_words, read_command, removals
+from bouton.sweeps.command import Command
 from bouton.sweeps.engine import Search
-from bouton.sweeps.folder import find_folder
 from bouton.sweeps.gate import Evidence, problems
-from bouton.sweeps.journal import NAME, Journal, Record, exclusive
+from bouton.sweeps.journal import Journal, Record
 from bouton.sweeps.launching import Job, Trials
 from bouton.sweeps.objective import Objective, Score
 from bouton.sweeps.record import Recorder
 from bouton.sweeps.screen import influence, screen_points
-from bouton.sweeps.settings import Settings, read_settings
+from bouton.sweeps.settings import Settings
 from bouton.sweeps.space import Space, Values, words
-from bouton.sweeps.trial import FAILED, Trial
+from bouton.sweeps.trial import FAILED
 
 log = logging.getLogger("bouton.sweeps")
 _ATTEMPTS = 200  # draws of a random point that can be tried
@@ -343,90 +338,12 @@ class Sweep:
         )
 
 
-def run_sweep(
-    given: Mapping[str, Any],
-    arguments: Sequence[str],
-    hydra_context: HydraContext,
-    task_function: TaskFunction,
-    config: DictConfig,
-) -> dict[str, Any]:
-    """What ``hydra/sweeper=cmaes`` does with the words of the command.
-
-    Args:
-        given: ``hydra.sweeper``.
-        arguments: the words about the application's own configuration.
-        task_function: one job.
-        config: the configuration of the multirun, Hydra's node included.
-
-    Returns:
-        ``best`` (its name), ``score``, ``values``, and ``fresh_seeds`` where the winner was confirmed.
-
-    Raises:
-        BoutonError: the command cannot be searched, the gate stopped it, or every trial fails.
-    """
-    if elastic.inside():
-        raise ConfigError("a search starts its own processes: run it without torchrun")
-    settings = read_settings(OmegaConf.to_container(OmegaConf.create(dict(given)), resolve=True))  # type: ignore[arg-type]
-    command = read_command(arguments)
-
-    def compose(sentence: Sequence[str]) -> DictConfig:
-        return hydra_context.config_loader.load_sweep_config(config, list(sentence))
-
-    cfg = compose(command.words)
-    seeded = "seed" in cfg
-    seeds = command.seeds or (settings.seeds if seeded else settings.seeds[:1])
-    settings = Settings(**{**vars(settings), "seeds": seeds})
-    space = build_space(command, cfg)
-    plain = None
-    if cfg.get("mechanism") is not None:
-        without = plain_words(command)
-        plain = (*without, *removals(compose(without)))
-    compose([*command.words, *words(space.start)])  # a range of an unknown key is refused here
-    header = {
-        "words": sorted(command.words),
-        "settings": settings.describe(),
-        "space": space.describe(),
-        "configuration": _fingerprint(cfg),
-        "cma": version("cma"),
-    }
-    folder, fresh = find_folder(config, cfg, header)
-    with exclusive(folder / ".search.lock", f"run_dir = {folder}: another process works on this search"):
-        journal = Journal(folder / NAME)
-        journal.refresh()
-        if fresh:
-            journal.append("header", **header)
-        else:
-            log.info("continuing the search in %s: %d trials are there", folder, len(journal.trials))
-        with read_write(config), open_dict(config):
-            config.hydra.sweep.dir = str(folder)
-        OmegaConf.save(config, folder / "multirun.yaml")
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=Trial(task_function), config=config
-        )
-        recorder = Recorder(folder, cfg, compose)
-        sweep = Sweep(
-            settings, command, cfg, plain, space, Trials(launcher, journal, folder), journal, recorder, seeded
-        )
-        try:
-            return sweep.run()
-        finally:
-            recorder.close()
-
-
 def _key(values: Values) -> str:
     return repr(sorted(values.items()))
 
 
 def _seed_of(phase: str, seed: int) -> int:
     return (seed + int.from_bytes(hashlib.sha256(phase.encode()).digest()[:4], "big")) % 2**32
-
-
-def _fingerprint(cfg: DictConfig) -> str:
-    """Of everything in the configuration that is not Hydra's, nor a folder."""
-    plain = OmegaConf.to_container(cfg, resolve=False)
-    assert isinstance(plain, dict)
-    own = {key: value for key, value in plain.items() if key not in ("hydra", "run_dir", "seed", "ckpt_path")}
-    return hashlib.sha256(repr(own).encode()).hexdigest()[:16]
 
 
 def _mean_loss(outcomes: Sequence[Record]) -> float | None:

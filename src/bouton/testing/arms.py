@@ -69,7 +69,7 @@ def arms(names: list[str] | None = None) -> tuple[list[Arm], dict[str, str]]:
     chosen = sorted(known if names is None else names)
     singles = [Arm(name, _with_refined(name)) for name in chosen]
     singles += [
-        Arm(f"{name}[{label}]", {**_with_refined(name), name: values})
+        Arm(f"{name}[{label}]", with_values(_with_refined(name), name, values))
         for name in chosen
         for label, values in known[name].variants.items()
     ]
@@ -92,6 +92,14 @@ def arms(names: list[str] | None = None) -> tuple[list[Arm], dict[str, str]]:
     return list({(a.label, *a.names): a for a in result}.values()), refused
 
 
+def with_values(
+    composition: Mapping[str, Mapping[str, Any]], name: str, values: Mapping[str, Any]
+) -> dict[str, Mapping[str, Any]]:
+    """The composition with these values for ``name``; those under the name of what it refines are that one's."""
+    refined = {r: values[r] for r in registry.get(name).refines if r in values}
+    return {**composition, **refined, name: {key: v for key, v in values.items() if key not in refined}}
+
+
 def _with_refined(*names: str) -> dict[str, Mapping[str, Any]]:
     """The mechanisms and what they refine."""
     wanted, todo = {}, list(names)
@@ -104,7 +112,7 @@ def _with_refined(*names: str) -> dict[str, Mapping[str, Any]]:
 
 def _refusal(arm: Arm) -> str | None:
     try:
-        arm.build()
+        build(arm.config(), device="meta")
     except BoutonError as error:
         return str(error)
     return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from omegaconf import OmegaConf
 from bouton.config.paths import conf_dir
 from bouton.errors import BoutonError, ConfigError
 from bouton.mechanisms import registry
+from bouton.mechanisms.base import Mechanism
 from bouton.mechanisms.parameters import Spec
 from bouton.mechanisms.yaml import render
-from bouton.testing.arms import Arm, leaves, sample_starts, sample_tokens
-from bouton.testing.clauses import clause
+from bouton.models.body import Body
+from bouton.testing.arms import Arm, leaves, sample_starts, sample_tokens, with_values
+from bouton.testing.clauses import clause, loss_of
 
 
 @clause("mechanism")
@@ -71,19 +74,32 @@ def bad_parameters_are_refused(arm: Arm) -> None:
 
 @clause("mechanism")
 def every_parameter_has_an_effect(arm: Arm) -> None:
-    """Each parameter changes the output, the state, or what is trained, somewhere in its range."""
+    """Each parameter changes the output, the state, the gradients, or what is trained, somewhere in its range."""
     (name,) = [n for n in arm.names if arm.label.startswith(n)][:1] or arm.names[:1]
     cls = registry.get(name)
     bases = [{}, *cls.variants.values()]
-    observed = [(base, _observe(arm, name, dict(base))) for base in bases]
-    for parameter, spec in cls.Params.specs().items():
-        if not any(
-            (seen := _observe(arm, name, {**base, parameter: value})) is not None and _differ(seen, before)
-            for base, before in observed
-            if before is not None
-            for value in _other_values(spec, base.get(parameter, cls.Params.defaults()[parameter]))
-        ):
-            raise AssertionError(f"parameter {name}.{parameter} changed nothing over its range")
+    silent = list(cls.Params.specs())
+    # What refines another mechanism may show its effect only in a variant of that one.
+    refined = [(other, values) for other in cls.refines for values in registry.get(other).variants.values()]
+    wholes = [arm, *(Arm(arm.label, {**arm.mechanism, other: values}) for other, values in refined)]
+    # What acts in the backward pass alone, as a surrogate gradient does, shows in the gradients.
+    for gradients, whole, base in itertools.product((False, True), wholes, bases):
+        if silent and (before := _observe(whole, name, dict(base), gradients)) is not None:
+            silent = [p for p in silent if not _has_effect(whole, name, base, p, before, gradients)]
+    if silent:
+        raise AssertionError(f"parameter {name}.{silent[0]} changed nothing over its range")
+
+
+def _has_effect(
+    arm: Arm, name: str, base: Mapping[str, Any], parameter: str, before: dict[str, torch.Tensor], gradients: bool
+) -> bool:
+    """Whether another value of the parameter gives something else than ``before``."""
+    params = registry.get(name).Params
+    for value in _other_values(params.specs()[parameter], base.get(parameter, params.defaults()[parameter])):
+        seen = _observe(arm, name, {**base, parameter: value}, gradients)
+        if seen is not None and _differ(seen, before):
+            return True
+    return False
 
 
 def _bad_values(spec: Spec) -> Iterator[Any]:
@@ -125,18 +141,36 @@ def _other_values(spec: Spec, value: Any) -> Iterator[Any]:
                 yield number
 
 
-def _observe(arm: Arm, name: str, values: dict[str, Any]) -> dict[str, torch.Tensor] | None:
+def _observe(arm: Arm, name: str, values: dict[str, Any], gradients: bool) -> dict[str, torch.Tensor] | None:
     """Everything that can be seen of the arm with these values; None if they are refused."""
     try:
-        model = Arm(arm.label, {**arm.mechanism, name: values}).build()
+        model = Arm(arm.label, with_values(arm.mechanism, name, values)).build()
     except BoutonError:
         return None
     # Long enough that slow time constants show, with a document boundary.
     tokens, starts = sample_tokens(length=40), sample_starts(length=40)
     logits, state = model(tokens, starts=starts)
+    mine = [m for m in model.mechanism_list() if m.name in (name, *registry.get(name).refines)]
+    learned = _trained(model) if any(type(m).update_organism is not Mechanism.update_organism for m in mine) else {}
     # The trained parameters by their shapes: what is learned at all is an effect, too.
     trained = {f"parameter {n}": torch.tensor(p.shape) for n, p in model.named_parameters() if p.requires_grad}
-    return {"logits": logits.detach(), **leaves(state), **trained}
+    if gradients:
+        logits.square().sum().backward()
+        trained |= {f"gradient {n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return {"logits": logits.detach(), **leaves(state), **trained, **learned}
+
+
+def _trained(model: Body, steps: int = 4) -> dict[str, torch.Tensor]:
+    """Parameters and buffers after a few steps of training: where organism state shows its effect."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss_of(model, sample_tokens(step), sample_starts(step)).backward()
+        model.commit_observations(lambda sums: sums)
+        optimizer.step()
+        model.restructure(optimizer)
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {f"after training {name}": tensor.detach().clone() for name, tensor in tensors}
 
 
 def _differ(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

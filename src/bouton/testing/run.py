@@ -15,10 +15,16 @@ def applies(clause: Clause, arm: Arm) -> bool:
 
 
 def skip_reason(clause: Clause, arm: Arm) -> str | None:
-    """Why a mechanism of the arm says that it cannot satisfy the clause; None if none says so."""
+    """Why a mechanism of the arm says that it cannot satisfy the clause; None if none says so.
+
+    A mechanism's ``skips`` name a clause, or ``clause[variant]`` where only this variant of it cannot.
+    """
     for name in arm.names:
-        if (reason := registry.get(name).skips.get(clause.name)) is not None:
-            return f"{name}: {reason}"
+        skips = registry.get(name).skips
+        variant = arm.label.removeprefix(name) if arm.label.startswith(f"{name}[") else None
+        for key in (clause.name, f"{clause.name}{variant}"):
+            if (reason := skips.get(key)) is not None:
+                return f"{name}: {reason}"
     return None
 
 

@@ -38,6 +38,7 @@ def a_thousand_steps_stay_finite(arm: Arm) -> None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             model.commit_observations(lambda sums: sums)
             optimizer.step()
+            model.restructure(optimizer)
             losses.append(loss.item())
             if not loss.isfinite():
                 raise AssertionError(f"loss is {loss.item()} at step {step} under {recipe.stem}")
@@ -88,10 +89,11 @@ def _train(arm: Arm, rank: int, world: int, batch: int = 4) -> dict[str, Tensor]
         rows = slice(rank * share, (rank + 1) * share)
         tokens, starts = sample_tokens(step, batch=batch)[rows], sample_starts(step, batch=batch)[rows]
         optimizer.zero_grad()
-        loss_of(model, tokens, starts).backward()
+        loss_of(model, tokens, starts, torch.arange(batch)[rows]).backward()
         for p in model.parameters():
             if p.grad is not None:
                 p.grad = reduce(p.grad) / world
         model.commit_observations(reduce)
         optimizer.step()
+        model.restructure(optimizer)
     return {name: tensor.detach() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}

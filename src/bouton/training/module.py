@@ -168,6 +168,19 @@ class TrainingModule(lightning.LightningModule):
         for check in self.before_update:
             check(self.record)
 
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """The update, then what mechanisms change in the model besides (experts that split or merge)."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        restructure = getattr(self.body, "restructure", None)
+        if callable(restructure):
+            restructure(optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer)
+
     def reduce_sum(self, value: Tensor) -> Tensor:
         """The sum of ``value`` over all ranks."""
         if dist.is_available() and dist.is_initialized():

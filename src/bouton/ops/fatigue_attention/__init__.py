@@ -18,7 +18,7 @@ from bouton.ops.fatigue_attention import torch as torch_backend
 from bouton.ops.fatigue_attention import triton as triton_backend
 from bouton.ops.fatigue_attention.reference import RELEASES, RULES, Kinetics
 
-__all__ = ["RELEASES", "RULES", "Kinetics", "fatigue_attention"]
+__all__ = ["RELEASES", "RULES", "Kinetics", "fatigue_attention", "validate"]
 
 OP = "fatigue_attention"
 register_backend(OP, "torch")
@@ -75,7 +75,7 @@ def fatigue_attention(
         ValueError: shapes or options that do not fit.
         KernelError: the backend asked for cannot execute this call.
     """
-    _validate(q, k, v, kinetics, rule, release, segments_q, segments_k, window, bias)
+    validate(q, k, v, kinetics, rule, release, segments_q, segments_k, window, bias)
     dtype = reference.precision(q)
     if any(x.dtype != dtype for x in kinetics):
         kinetics = Kinetics(*(x.to(dtype) for x in kinetics))
@@ -158,7 +158,7 @@ def _with_new_keys(
     return cat((past, calcium), dim=-1), cat((full, pool), dim=-1)
 
 
-def _validate(
+def validate(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -170,6 +170,7 @@ def _validate(
     window: int | None,
     bias: Tensor | None,
 ) -> None:
+    """Raise ValueError if the arguments of :func:`fatigue_attention` do not fit together."""
     if rule not in RULES:
         raise ValueError(f"rule = {rule!r} is unknown; known: {', '.join(RULES)}")
     if release not in RELEASES:

@@ -15,6 +15,7 @@ from bouton.ops.fatigue_attention import reference as fatigue_reference
 from bouton.ops.lateral_inhibition import lateral_inhibition, lateral_inhibition_reference
 from bouton.ops.oscillate import oscillate, oscillate_reference
 from bouton.ops.scan import affine_scan, max_affine_scan, scan_reference
+from bouton.ops.simplicial_attention import simplicial_attention, simplicial_attention_reference
 from bouton.testing.fuzz.call import TOLERANCE, Call, Results
 from bouton.testing.fuzz.inputs import coefficient, laid_out, normal
 
@@ -161,6 +162,32 @@ def _lateral_inhibition(rng: Random) -> Call:
     return Call("lateral_inhibition", arguments, run, exact)
 
 
+def _simplicial_attention(rng: Random) -> Call:
+    dtype = rng.choice([torch.float32, torch.float64, torch.bfloat16])
+    kv_heads, group = rng.randint(1, 2), rng.randint(1, 2)
+    batch, tokens, dim = rng.randint(1, 2), rng.randint(1, 9), rng.randint(1, 5)
+    w1, w2 = rng.randint(1, 11), rng.randint(1, 5)
+    shape = (batch, kv_heads, tokens, dim)
+    arguments: dict[str, Any] = {
+        "q": laid_out(rng, normal(rng, batch, kv_heads * group, tokens, dim, dtype=dtype)),
+        **{name: laid_out(rng, normal(rng, *shape, dtype=dtype)) for name in ("k1", "v1", "k2", "v2")},
+        "w1": w1,
+        "w2": w2,
+        "starts": None if rng.random() < 0.5 else normal(rng, batch, tokens) > 1,
+        "bias1": None if rng.random() < 0.5 else normal(rng, batch, 1, tokens, w1),
+        "bias2": None if rng.random() < 0.5 else normal(rng, 1, kv_heads * group, tokens, w2),
+    }
+
+    def run(given: dict[str, Any]) -> Results:
+        return (simplicial_attention(**given)[0],)
+
+    def exact(given: dict[str, Any]) -> Results:
+        exactly = {name: x.double() if name[0] in "qkv" else x for name, x in given.items()}
+        return (simplicial_attention_reference(**exactly)[0],)
+
+    return Call("simplicial_attention", arguments, run, exact)
+
+
 MAKES: tuple[Callable[[Random], Call], ...] = (
     _scan,
     _scan,
@@ -169,4 +196,5 @@ MAKES: tuple[Callable[[Random], Call], ...] = (
     _fast_weights,
     _oscillate,
     _lateral_inhibition,
+    _simplicial_attention,
 )
