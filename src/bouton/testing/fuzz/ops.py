@@ -12,6 +12,7 @@ from torch import Tensor
 from bouton.ops.fast_weights import fast_weights, fast_weights_reference
 from bouton.ops.fatigue_attention import Kinetics, fatigue_attention
 from bouton.ops.fatigue_attention import reference as fatigue_reference
+from bouton.ops.latch import Rates, latch, latch_reference
 from bouton.ops.lateral_inhibition import lateral_inhibition, lateral_inhibition_reference
 from bouton.ops.oscillate import oscillate, oscillate_reference
 from bouton.ops.scan import affine_scan, max_affine_scan, scan_reference
@@ -162,6 +163,27 @@ def _lateral_inhibition(rng: Random) -> Call:
     return Call("lateral_inhibition", arguments, run, exact)
 
 
+def _latch(rng: Random) -> Call:
+    dtype = rng.choice([torch.float32, torch.float64, torch.bfloat16])
+    size = batch, tokens, heads = rng.randint(1, 3), rng.randint(1, 30), rng.randint(1, 4)
+    arguments: dict[str, Any] = {
+        "calcium": laid_out(rng, normal(rng, *size).abs().to(dtype)),
+        "m": normal(rng, batch, heads).sigmoid(),
+        "p": 0.3 + 0.7 * normal(rng, batch, heads).sigmoid(),
+        "starts": None if rng.random() < 0.5 else normal(rng, batch, tokens) > 1,
+    }
+    rates = Rates(n=rng.uniform(1, 6), gain=rng.uniform(1, 6))
+
+    def run(given: dict[str, Any]) -> Results:
+        return latch(given["calcium"], rates, (given["m"], given["p"]), given["starts"])
+
+    def exact(given: dict[str, Any]) -> Results:
+        calcium, m, p = (given[name].double() for name in ("calcium", "m", "p"))
+        return latch_reference(calcium, rates, m, p, given["starts"])
+
+    return Call("latch", arguments, run, exact)
+
+
 def _simplicial_attention(rng: Random) -> Call:
     dtype = rng.choice([torch.float32, torch.float64, torch.bfloat16])
     kv_heads, group = rng.randint(1, 2), rng.randint(1, 2)
@@ -195,6 +217,7 @@ MAKES: tuple[Callable[[Random], Call], ...] = (
     _fatigue,
     _fast_weights,
     _oscillate,
+    _latch,
     _lateral_inhibition,
     _simplicial_attention,
 )
