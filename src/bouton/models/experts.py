@@ -63,6 +63,8 @@ class Experts(nn.Module):
         up, gate: (slots, width, hidden); down: (slots, hidden, width); and their biases, or None.
     """
 
+    matrix_stacks = ("up", "gate", "down")  # an optimizer for matrices takes each expert's on its own
+
     def __init__(self, config: TransformerConfig, layer: int, slots: int, places: int) -> None:
         super().__init__()
         hidden, width = config.hidden_size, config.mixer_width
