@@ -80,7 +80,7 @@ def test_measures_by_hand() -> None:
 
 
 def test_merit_decides_who_splits_and_who_is_merged() -> None:
-    body, moe, scores = model_with({"patience": 1, "experts": 4}, strength=0.5)
+    _, moe, scores = model_with({"patience": 1, "experts": 4}, strength=0.5)
     with torch.no_grad():
         moe.expert_energy[0, :4] = torch.tensor([1.8, 1.8, 1.0, 0.3])
         scores.merit[0, :4] = torch.tensor([0.7, 1.3, 1.0, 0.6])

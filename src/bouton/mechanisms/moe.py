@@ -361,7 +361,8 @@ class Moe(Mechanism):
         if not self._prices:
             return None
         prices, self._prices = self._prices, {}
-        return self.hp.balance * torch.stack(list(prices.values())).mean()
+        weight: float = self.hp.balance
+        return weight * torch.stack(list(prices.values())).mean()
 
     def update_organism(self, means: Mapping[str, Tensor]) -> None:
         for index in range(len(self.parts)):
@@ -415,7 +416,9 @@ class Moe(Mechanism):
             return {}
         living = self.expert_alive.bool()
         return {
-            name: Picture(torch.where(living, values.float(), torch.nan), "block", "slot", unit=f"{name} (1: fair share)")
+            name: Picture(
+                torch.where(living, values.float(), torch.nan), "block", "slot", unit=f"{name} (1: fair share)"
+            )
             for name, values in (("energy", self.expert_energy), ("fatigue", self.expert_fatigue))
         }
 
