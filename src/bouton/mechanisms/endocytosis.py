@@ -35,7 +35,7 @@ ELEMENTWISE_FLOPS = 4.0  # arithmetic per visible query-key pair
 class EndocytosisParams(Params):
     """Parameters of :class:`VesicleCycle`."""
 
-    delay: int = integer(15, "time from release to the reserve; short ones are slow to compute", unit="tokens", low=1)
+    delay: int = integer(15, "time from release to the reserve", unit="tokens", low=1)
     prime: float = real(0.04, "share of the reserve that is primed per token", low=0, high=1, low_open=True)
     enabled: bool = flag(True, "false: the pool recovers as presyn has it")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -239,7 +239,8 @@ class FatigueCore(nn.Module):
         }
         for name, value in values.items():
             ctx.report("presyn", name, value, self.layer)
-        for part in cast(list[Any], list(self.synapse.parts.values())):
+        parts: list[Any] = list(self.synapse.parts.values())
+        for part in parts:
             part.report(ctx, after, then, released, seen)
 
     def forget(self, name: str) -> None:

@@ -249,7 +249,8 @@ def predictive(
     model.eval()
     try:
         with readings(model, fraction):
-            means, entropies = [], []
+            means: list[Tensor] = []
+            entropies: list[Tensor] = []
             for reading in range(samples):
                 logits, _ = model(tokens, starts=starts, samples=rows + reading * READING)
                 log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)

@@ -26,7 +26,7 @@ Blood Flow Metab. 21 (2001) 1133 (energy); Saheki and De Camilli, Cold Spring Ha
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -89,7 +89,8 @@ def spread(constants: Constants, dims: int) -> Constants:
     if constants is None:
         return None
     tail = (...,) + (None,) * dims
-    return cast(Constants, type(constants)(*(x[tail] if isinstance(x, Tensor) else x for x in cast(Any, constants))))
+    wider: Any = {name: x[tail] for name, x in constants._asdict().items() if isinstance(x, Tensor)}
+    return constants._replace(**wider)
 
 
 class Release(NamedTuple):

@@ -1,9 +1,8 @@
 """The refined synapse over blocks of queries: everything pointwise at once, the recurrences as scans.
 
-Calcium, slow calcium, reserve and energy are affine or max-affine recurrences in what is known before them, and so is
-the pool: with u_t what comes back at t, R_{t+1} = max(rho R_t + u_t - rho Q_t, u_t) for a demand Q ("min"), and
-R_{t+1} = max(rho (1 - P_t) R_t + u_t - rho D_t, u_t) ("mul"). Endocytosis couples the pool to its own past, but only
-that of ``delay`` tokens ago: within ``delay`` + 1 tokens all that comes back is known.
+Calcium, slow calcium and energy are affine or max-affine recurrences in what is known before them, and so is the pool:
+R_{t+1} = max(rho R_t + u - rho Q_t, u) for a demand Q and a recovery u ("min"), and R_{t+1} = max(rho (1 - P_t) R_t + u
+- rho D_t, u) ("mul"). Endocytosis has its own form (:mod:`.recycling`).
 
 Keys are independent before the final sum, so a block needs nothing of the earlier ones but the state of the keys. No
 Tq x Tk tensor outlives its block: the backward pass computes each block anew.
@@ -18,7 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from bouton.ops.fatigue_attention.reference import Kinetics, precision, visible
 from bouton.ops.scan import affine_scan, max_affine_scan
 from bouton.ops.synapse import reference
-from bouton.ops.synapse.reference import Endocytosis, Refinements
+from bouton.ops.synapse.recycling import recycle
+from bouton.ops.synapse.reference import Refinements
 from bouton.ops.synapse.release import read
 
 QUERIES_PER_BLOCK = 64
@@ -63,6 +63,7 @@ def forward(
     scores = None if bias is None else bias.to(dtype).expand(-1, -1, tq, tk)
     kin, refined = reference.spread(kinetics, 2), refinements.spread(2)
     names = tuple(state)
+    unit = not kinetics.lam.requires_grad and bool((kinetics.lam == 1).all())
 
     def block(start: int, low: int, high: int, q: Tensor, k: Tensor, v: Tensor, *held: Tensor) -> tuple[Tensor, ...]:
         stop = start + q.shape[3]
@@ -73,7 +74,7 @@ def forward(
         now = torch.arange(start + tk - tq, stop + tk - tq, device=q.device)
         distance = now[:, None] - torch.arange(low, high, device=q.device)
         before = dict(zip(names, held, strict=True))
-        n, after = _activity(logits, seen, before, kin, refined, rule, release, start, distance)
+        n, after = _activity(logits, seen, before, kin, refined, rule, release, start, distance, unit)
         total = n.sum(-1, keepdim=True)
         weight = n / total.masked_fill(total == 0, 1.0)  # a query that sees nothing reads zero
         out = weight.view(batch, k.shape[1], -1, high - low) @ v
@@ -113,8 +114,12 @@ def _activity(
     release: str,
     start: int,
     distance: Tensor,
+    unit: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """n (B, H, t, m) of a block of queries and the state after it; see :func:`.reference.step`."""
+    """n (B, H, t, m) of a block of queries and the state after it; see :func:`.reference.step`.
+
+    ``unit``: the strength is 1 in every head, so that no power is taken.
+    """
     doc2, endocytosis, metabolism, stochastic = refinements
     after = dict(state)
     spike = logits.exp().masked_fill(~seen, 0.0)
@@ -132,25 +137,25 @@ def _activity(
         recovery = ((1 - kin.rho_r) * kin.r_max).expand_as(p)
         released, after["pool"] = _pool(p, d, state["pool"], kin.rho_r, recovery, rule)
     else:
-        released, recycled = _recycling(p, d, state, endocytosis, rule)
-        after |= recycled
+        held = (state["pool"], state["reserve"], state["ring"])
+        released, *now = recycle(p, d, *held, endocytosis.prime, rule)
+        after |= dict(zip(("pool", "reserve", "ring"), now, strict=True))
 
     reach = released if stochastic is None else read(released, stochastic, start, distance)
     if metabolism is not None:
         gain = metabolism.fill - metabolism.cost * released
         paid, after["energy"] = _scan(1 - metabolism.fill, gain, state["energy"], 0.0)
         reach = reach * reference.amplitude(_before(paid, state["energy"]), metabolism)
-    return spike * (kin.eps + reach) ** kin.lam, after
+    reach = kin.eps + reach
+    return spike * (reach if unit else reach**kin.lam), after
 
 
-def _pool(
-    p: Tensor, d: Tensor | None, pool: Tensor, rho: Tensor | float, back: Tensor, rule: str
-) -> tuple[Tensor, Tensor]:
+def _pool(p: Tensor, d: Tensor | None, pool: Tensor, rho: Tensor, back: Tensor, rule: str) -> tuple[Tensor, Tensor]:
     """The release W (B, H, t, m) and the pool (B, H, m) after it.
 
     Args:
         p, d: synchronous and asynchronous demand.
-        rho: what is kept of the pool per token.
+        rho: (H, 1, 1), what is left of the pool's deficit after a token.
         back: (B, H, t, m), what comes back at each token.
     """
     if rule == "min":
@@ -165,42 +170,15 @@ def _pool(
     return p * held + torch.minimum(d, (1 - p) * held), after
 
 
-def _recycling(
-    p: Tensor, d: Tensor | None, state: dict[str, Tensor], endocytosis: Endocytosis, rule: str
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Release of a pool that gets back what was released: W and the states ``pool``, ``reserve``, ``ring``."""
-    prime, delay = endocytosis
-    pool, reserve = state["pool"], state["reserve"]
-    ring = state["ring"].movedim(-1, 2)  # (B, H, delay, m), oldest first
-    pieces = []
-    for start in range(0, p.shape[2], delay + 1):
-        now, later = (None if x is None else x[:, :, start : start + delay + 1] for x in (p, d))
-        assert now is not None
-        count = now.shape[2]
-        arriving = ring[:, :, : count - 1]
-        reserves = reserve[:, :, None]
-        if count > 1:
-            filled, _ = _scan(1 - prime, arriving, reserve)
-            reserves = torch.cat((reserves, filled), dim=2)
-        released, pool = _pool(now, later, pool, 1.0, prime * reserves, rule)
-        ring = torch.cat((ring, released), dim=2)
-        reserve = (1 - prime[..., 0]) * reserves[:, :, -1] + ring[:, :, count - 1]
-        ring = ring[:, :, count:]
-        pieces.append(released)
-    released = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
-    return released, {"pool": pool, "reserve": reserve, "ring": ring.movedim(2, -1)}
-
-
 def _before(trace: Tensor, start: Tensor) -> Tensor:
     """The state before each query, from that after each."""
     return torch.cat((start[:, :, None], trace[:, :, :-1]), dim=2)
 
 
-def _scan(a: Tensor | float, x: Tensor, start: Tensor, floor: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
+def _scan(a: Tensor, x: Tensor, start: Tensor, floor: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
     """y_t = a_t y_{t-1} + x_t, at least ``floor``, along the queries: y (B, H, t, m) and its last row (B, H, m)."""
     batch, heads, t, m = x.shape
-    if isinstance(a, Tensor):
-        a = a.expand(batch, heads, *a.shape[-2:]).flatten(0, 1)
+    a = a.expand(batch, heads, *a.shape[-2:]).flatten(0, 1)
     if isinstance(floor, Tensor):
         floor = floor.flatten(0, 1)
     rows, state = x.flatten(0, 1), start.flatten(0, 1)
