@@ -294,3 +294,25 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"state\['pool'\] has shape .* but 4 old keys need"):
         short = {name: x[:, :, :2] for name, x in state.items() if name == "pool"} | {"calcium": state["calcium"]}
         synapse(q[:, :, :1], k, v, kinetics, Refinements(), short)
+
+
+def test_no_tensor_of_all_pairs_is_kept_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    tq = 256
+    kinetics, refinements = Kinetics(*heads(KINETICS)), refined(NAMES, tq)
+
+    def kept(block: int) -> int:
+        monkeypatch.setattr(parallel, "QUERIES_PER_BLOCK", block)
+        numbers = 0
+
+        def pack(x: Tensor) -> Tensor:
+            nonlocal numbers
+            numbers += x.numel()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            synapse(*inputs(tq, tq), kinetics, refinements)
+        return numbers
+
+    pairs = 2 * HEADS * tq * tq
+    assert kept(32) < pairs / 2
+    assert kept(tq) > 5 * pairs

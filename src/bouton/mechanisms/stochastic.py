@@ -137,7 +137,7 @@ class Stochastic(Mechanism):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "all": {"train_frac": 1.0, "vesicles": 3, "count_cap": 2},
         "gumbel": {"mode": "gumbel_sigmoid_ste", "train_frac": 0.5, "tau": 0.7},
-        "straight": {"mode": "straight_through", "train_frac": 0.5, "when": "always"},
+        "straight": {"mode": "straight_through", "train_frac": 0.5, "vesicles": 4, "when": "always"},
     }
     skips: ClassVar[Mapping[str, str]] = {
         "gradients_are_exact[gumbel]": "what is read is a count, a step function; its gradient is another's by design",
