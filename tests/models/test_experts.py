@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bouton.models.context import Context
-from bouton.models.experts import Dispatch, Experts
+from bouton.models.experts import Dispatch, Experts, can_pack
 from bouton.models.initialize import initialize
 from bouton.models.mixers import MLP
 from bouton.models.router import Choice
@@ -87,13 +88,30 @@ def test_equal_to_experts_one_by_one(values: dict[str, Any], k: int, avoid: int 
         torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("values", [{}, {"bias": True}, {"activation": "swiglu", "bias": True}])
+@pytest.mark.parametrize(("k", "avoid"), [(1, None), (2, 3)])
+def test_packed_equals_padded(values: dict[str, Any], k: int, avoid: int | None) -> None:
+    exact = experts_with(k, **values)
+    low = copy.deepcopy(exact).float()
+    x, choice = sample(k, avoid)
+    half = Choice(choice.experts, choice.gates.detach().float().requires_grad_(), choice.probabilities)
+    assert can_pack(x.float(), 8, low.width) and not can_pack(x, 8, low.width) and not can_pack(x.float(), 8, 6)
+    results = []
+    for experts, inputs, chosen in ((low, x.detach().float().requires_grad_(), half), (exact, x, choice)):
+        y, _, dispatch = experts(inputs, chosen, Context(torch.arange(T)[None]), None)
+        assert (dispatch.ends is None) == (experts is exact)
+        results.append((y, *torch.autograd.grad(y.square().sum(), [inputs, chosen.gates, *experts.stacks()])))
+    for packed, padded in zip(*results, strict=True):
+        torch.testing.assert_close(packed.double(), padded, rtol=1e-4, atol=1e-4)
+
+
 def test_rows_are_sorted_by_expert_and_padded_to_the_largest_load() -> None:
     dispatch = Dispatch.of(torch.tensor([[3, 1, 3], [3, 0, 1]]), 4)
-    assert dispatch.active is not None and dispatch.active.tolist() == [0, 1, 3] and dispatch.load == 3
+    assert dispatch.expert is not None and dispatch.expert.tolist() == [0, 1, 3] and dispatch.load == 3
     assert dispatch.counts.tolist() == [1, 2, 0, 3]
     assert dispatch.row.tolist() == [6, 3, 7, 8, 0, 4]
     assert dispatch.place.tolist() == [4, 0, 0, 1, 5, 0, 0, 2, 3]
-    assert Dispatch.of(torch.arange(4), 4).active is None
+    assert Dispatch.of(torch.arange(4), 4).expert is None
 
 
 def test_the_first_expert_starts_as_the_plain_block() -> None:

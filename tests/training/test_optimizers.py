@@ -13,7 +13,7 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from bouton.errors import ConfigError
-from bouton.training.optimizers import CombinedOptimizer, build_optimizer, hidden_matrices
+from bouton.training.optimizers import CombinedOptimizer, build_optimizer, hidden_matrices, hidden_stacks
 
 
 def recipe(name: str, /, **changes: Any) -> dict[str, Any]:
@@ -64,6 +64,36 @@ def test_muon_takes_a_hidden_layer_as_wide_as_the_vocabulary() -> None:
     model = nn.Module()
     model.hidden, model.head = nn.Linear(6, 11), nn.Linear(11, 11)
     assert hidden_matrices(model) == ["hidden.weight"]
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 4), (3, 4, 6)])
+@pytest.mark.parametrize("changes", [{}, {"adjust_lr": "match_rms_adamw", "nesterov": False}])
+def test_a_stack_of_matrices_is_trained_like_each_on_its_own(shape: tuple[int, ...], changes: dict[str, Any]) -> None:
+    class Stack(nn.Module):
+        matrix_stacks = ("weight", "absent")
+        absent = None
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+
+    stack = Stack()
+    alone = nn.ModuleList(nn.Linear(shape[2], shape[1], bias=False) for _ in range(3))
+    with torch.no_grad():
+        for matrix, linear in zip(stack.weight, alone, strict=True):
+            linear.weight.copy_(matrix)  # type: ignore[operator]
+    assert hidden_stacks(stack) == ["weight"]
+    optimizers = [build_optimizer(recipe("muon", **changes), model) for model in (stack, alone)]
+    for step in range(3):
+        gradient = torch.randn(shape, generator=torch.Generator().manual_seed(1 + step))
+        stack.weight.grad = gradient.clone()
+        for row, linear in zip(gradient, alone, strict=True):
+            linear.weight.grad = row.clone()  # type: ignore[union-attr]
+        for optimizer in optimizers:
+            optimizer.step()
+    expected = torch.stack([linear.weight for linear in alone])  # type: ignore[misc]
+    torch.testing.assert_close(stack.weight, expected, rtol=0, atol=2e-3)  # the update, about 0.06, is in bfloat16
+    assert (stack.weight.detach() - expected).abs().mean() < 2e-4
 
 
 @pytest.mark.parametrize(

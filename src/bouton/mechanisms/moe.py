@@ -10,6 +10,9 @@ Once per optimizer step, u_e being the share of the routed tokens times the numb
     f_e <- rho f_e + (1 - rho) u_e                              fatigue; rho = exp(-1 / tau_fatigue)
 
 With b_fatigue >= b_energy an expert with more than its share loses logits: the load is balanced without a loss term.
+One can be added: ``balance`` times the mean fatigue that the router's probabilities choose. It takes the load from the
+fatigue, the load of the last steps, not from the present batch: so N devices compute the loss that one would.
+
 All experts share the hidden layer's activation and gates. No capacity limit: no token depends on another.
 
 An expert whose energy was below ``merge_energy`` for ``patience`` steps is merged into the nearest one and frees its
@@ -24,7 +27,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -37,6 +40,7 @@ from bouton.mechanisms import lifecycle
 from bouton.mechanisms.base import Mechanism
 from bouton.mechanisms.lineage import Lineage
 from bouton.mechanisms.parameters import Params, integer, real
+from bouton.mechanisms.pictures import Picture
 from bouton.mechanisms.registry import register
 from bouton.models.experts import Dispatch, Experts
 from bouton.models.router import Choice, Router
@@ -69,6 +73,7 @@ class MoeParams(Params):
     b_energy: float = real(0.5, "router logits per unit of energy", unit="nats", low=0)
     b_fatigue: float = real(1.0, "router logits per unit of fatigue, at least b_energy", unit="nats", low=0)
 
+    balance: float = real(0.0, "weight of the loss for choosing tired experts; 0: none", unit="nats", low=0)
     patience: int = integer(100, "steps in want or wealth before a merge or a split", unit="optimizer steps", low=1)
     split_energy: float = real(2.0, "energy above which an expert splits", low=0, high=A_MAX, low_open=True)
     merge_energy: float = real(0.25, "energy below which an expert is merged", low=0, high=A_MAX)
@@ -189,6 +194,7 @@ class ExpertMixer(nn.Module):
         y, experts_state, dispatch = self.experts(x, choice, ctx, before.get("experts"))
         if self.training:
             moe.observe_use(self.index, choice, dispatch)
+            moe.charge(self.index, choice, routes)
             merit: Any = self.merit.part
             merit.see(x, choice)
         if ctx.vitals is not None:
@@ -247,7 +253,7 @@ class Moe(Mechanism):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "lively": {"income": 0.9, "patience": 1, "split_energy": 1.1, "merge_energy": 0.9, "experts": 6, "top_k": 1},
         "top1": {"top_k": 1, "ratio": 1.0},
-        "dense": {"top_k": 0},
+        "dense": {"top_k": 0, "balance": 0.1},
     }
     vital_names: ClassVar[Mapping[str, str]] = {
         "load_gini": "Gini coefficient of the tokens per living expert: 0 if all get the same",
@@ -261,6 +267,7 @@ class Moe(Mechanism):
 
     def __init__(self, params: MoeParams | None = None) -> None:
         super().__init__(params)
+        self._prices: dict[int, Tensor] = {}  # of the last forward pass, per block
         self._folder: Path | None = None
         self.parts: list[ExpertMixer] = []  # a plain list: they belong to the body's tree, not to this one
         self._routes: tuple[Any, list[tuple[Tree, Routes]]] | None = None
@@ -358,6 +365,21 @@ class Moe(Mechanism):
             counts = torch.zeros_like(counts).index_add_(0, choice.experts.flatten(), gates)
         self.observe(f"use{index:04d}", counts, counts.sum())
 
+    def charge(self, index: int, choice: Choice, routes: Routes) -> None:
+        """Note the mean fatigue that a block's router chooses, for the loss."""
+        if self.hp.balance == 0:
+            return
+        fatigue = self.present(index, self.kinetics(index))[1].detach()
+        price = routes.membership[: len(fatigue)].to(fatigue.dtype) @ fatigue
+        self._prices[index] = (choice.probabilities @ price.to(choice.probabilities.dtype)).mean()
+
+    def auxiliary_loss(self) -> Tensor | None:
+        if not self._prices:
+            return None
+        prices, self._prices = self._prices, {}
+        weight: float = self.hp.balance
+        return weight * torch.stack(list(prices.values())).mean()
+
     def update_organism(self, means: Mapping[str, Tensor]) -> None:
         for index in range(len(self.parts)):
             if (share := means.get(f"use{index:04d}")) is None:
@@ -403,6 +425,18 @@ class Moe(Mechanism):
                 if identity >= 0 and identity not in known:
                     lineage.birth(block, identity, None if parent < 0 else parent, born, slot)
         lineage.write(self._folder)
+
+    def pictures(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Picture]:
+        """The energy and the fatigue of every living expert, block by block."""
+        if not self.parts:
+            return {}
+        living = self.expert_alive.bool()
+        return {
+            name: Picture(
+                torch.where(living, values.float(), torch.nan), "block", "slot", unit=f"{name} (1: fair share)"
+            )
+            for name, values in (("energy", self.expert_energy), ("fatigue", self.expert_fatigue))
+        }
 
     @torch.no_grad()
     def report(self, vitals: Vitals) -> None:

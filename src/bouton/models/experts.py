@@ -1,4 +1,7 @@
-"""Many feed-forward experts computed together: tokens sorted by expert, padded to the largest load, one product each.
+"""Many feed-forward experts computed together: tokens sorted by expert, then one grouped product for each linear map.
+
+Where torch has a grouped product for dtype and device, the rows of all experts follow one another (*packed*); elsewhere
+every expert's are filled up to the largest load (*padded*) for a batched product. Both compute the same.
 
 No token is dropped, so what a token gets depends on no other. The activation and the gates of the hidden layer are
 shared by all experts; the branches beside the two linear maps see the mean over a token's experts, by their gates.
@@ -10,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bouton.models.initialize import Draw
@@ -24,36 +28,53 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dispatch:
-    """The places (token, j) of a batch in rows sorted by expert: ``active`` experts with ``load`` rows each.
+    """The places (token, j) of a batch in rows sorted by expert.
 
     Attributes:
-        active: (A,) experts that got any token; None: all of them.
-        load: rows per expert, the most that any got. Rows beyond an expert's own hold a copy of place 0, read by none.
         row: (places,) where each place is.
-        place: (A * load,) which place each row holds.
+        place: (rows,) which place each row holds. Padded, an expert's rows beyond its own hold a copy of place 0, which
+            nobody reads.
         counts: (slots,) places per expert.
+        ends: (slots,) int32, packed: where the rows of each expert end; None: padded.
+        expert: (rows,) packed: whose row it is; padded: (A,) the experts that got any, None if all did.
+        load: padded: rows per expert, the most that any got.
     """
 
-    active: Tensor | None
-    load: int
     row: Tensor
     place: Tensor
     counts: Tensor
+    ends: Tensor | None
+    expert: Tensor | None
+    load: int = 0
 
     @classmethod
-    def of(cls, experts: Tensor, slots: int) -> Dispatch:
+    def of(cls, experts: Tensor, slots: int, *, packed: bool = False) -> Dispatch:
         """From the expert of every place, any shape."""
         flat = experts.flatten()
         counts = torch.bincount(flat, minlength=slots)
-        active = counts.nonzero().flatten()
-        load = int(counts.max())
         order = flat.argsort(stable=True)
         expert = flat[order]
+        if packed:
+            row = torch.empty_like(order).scatter_(0, order, torch.arange(len(flat), device=flat.device))
+            return cls(row, order, counts, counts.cumsum(0).int(), expert)
+        active = counts.nonzero().flatten()
+        load = int(counts.max())
         within = torch.arange(len(flat), device=flat.device) - (counts.cumsum(0) - counts)[expert]
         rows = ((counts > 0).cumsum(0) - 1)[expert] * load + within
         row = torch.empty_like(order).scatter_(0, order, rows)
         place = order.new_zeros(len(active) * load).scatter_(0, rows, order)
-        return cls(None if len(active) == slots else active, load, row, place, counts)
+        return cls(row, place, counts, None, None if len(active) == slots else active, load)
+
+
+def can_pack(x: Tensor, *widths: int) -> bool:
+    """Whether torch has a grouped product for vectors like ``x`` between spaces of these widths."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    if any(width * dtype.itemsize % 16 for width in widths):  # its rows must be aligned
+        return False
+    if device == "cpu":
+        return dtype in (torch.float32, torch.bfloat16)
+    return device == "cuda" and dtype == torch.bfloat16 and torch.cuda.get_device_capability(x.device) >= (9, 0)
 
 
 class Experts(nn.Module):
@@ -62,6 +83,8 @@ class Experts(nn.Module):
     Attributes:
         up, gate: (slots, width, hidden); down: (slots, hidden, width); and their biases, or None.
     """
+
+    matrix_stacks = ("up", "gate", "down")  # an optimizer for matrices takes each expert's on its own
 
     def __init__(self, config: TransformerConfig, layer: int, slots: int, places: int) -> None:
         super().__init__()
@@ -111,7 +134,7 @@ class Experts(nn.Module):
         """x (B, T, hidden) -> (B, T, hidden), the state of the branches, and who did the work."""
         before: State = {} if state is None else state
         after: State = {}
-        dispatch = Dispatch.of(choice.experts, self.slots)
+        dispatch = Dispatch.of(choice.experts, self.slots, packed=can_pack(x, self.hidden, self.width))
         rows = x.flatten(0, 1).index_select(0, dispatch.place // choice.experts.shape[-1])
         value = _linear(rows, self.up, self.up_bias, dispatch)
         value, after["up"] = self._branch(self.up_branch, x, value, choice, dispatch, ctx, before.get("up"))
@@ -155,30 +178,34 @@ class Experts(nn.Module):
         return _rows(torch.stack(places, 2), dispatch)
 
     def flops_per_token(self, seq_len: int) -> float:
-        """Of the experts that a token has; not of the rows that fill the loads up."""
+        """Of the experts that a token has; not of the rows that the padded form adds."""
         maps = 2 if self.gate is None else 3
         return 2.0 * maps * self.places * self.hidden * self.width
 
 
 def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None, dispatch: Dispatch) -> Tensor:
-    """rows (A * load, in) -> (A * load, out), each with its expert's weight (slots, out, in) and bias (slots, out)."""
-    if dispatch.active is not None:
-        weight = weight.index_select(0, dispatch.active)
-        bias = None if bias is None else bias.index_select(0, dispatch.active)
-    grouped = rows.view(-1, dispatch.load, rows.shape[-1])
-    y = torch.bmm(grouped, weight.transpose(1, 2))
-    if bias is not None:
-        y = y + bias.unsqueeze(1)
-    return y.flatten(0, 1)
+    """(rows, in) -> (rows, out), each with its expert's weight (slots, out, in) and bias (slots, out)."""
+    if dispatch.ends is not None:
+        assert dispatch.expert is not None
+        device = rows.device.type
+        if torch.is_autocast_enabled(device):
+            rows, weight = (t.to(torch.get_autocast_dtype(device)) for t in (rows, weight))
+        y = F.grouped_mm(rows, weight.mT, offs=dispatch.ends)
+        return y if bias is None else y + bias.index_select(0, dispatch.expert).to(y.dtype)
+    if dispatch.expert is not None:
+        weight = weight.index_select(0, dispatch.expert)
+        bias = None if bias is None else bias.index_select(0, dispatch.expert)
+    y = torch.bmm(rows.view(-1, dispatch.load, rows.shape[-1]), weight.mT)
+    return (y if bias is None else y + bias.unsqueeze(1).to(y.dtype)).flatten(0, 1)
 
 
 def _places(rows: Tensor, choice: Choice, dispatch: Dispatch) -> Tensor:
-    """(A * load, width) -> (B, T, k, width)."""
+    """(rows, width) -> (B, T, k, width)."""
     return rows.index_select(0, dispatch.row).view(*choice.experts.shape, rows.shape[-1])
 
 
 def _rows(places: Tensor, dispatch: Dispatch) -> Tensor:
-    """(B, T, k, width) -> (A * load, width)."""
+    """(B, T, k, width) -> (rows, width)."""
     return places.flatten(0, 2).index_select(0, dispatch.place)
 
 

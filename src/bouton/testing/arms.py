@@ -78,6 +78,8 @@ def arms(names: list[str] | None = None) -> tuple[list[Arm], dict[str, str]]:
         if names is not None and not set(pair) & set(names):
             continue
         arm = Arm("+".join(pair), _with_refined(*pair))
+        if arm.names in (sorted(_with_refined(name)) for name in pair):
+            continue  # one refines the other: the arm of that one is the pair
         if (reason := _refusal(arm)) is None:
             result.append(arm)
         else:

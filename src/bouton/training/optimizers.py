@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,56 @@ class CombinedOptimizer(Optimizer):
         self._share()
 
 
+class StackedMuon(Optimizer):
+    """Muon (Jordan et al. 2024) for 3-D tensors, each matrix of the stack on its own, all at once.
+
+    The same update as :class:`torch.optim.Muon` for every matrix: momentum, orthogonalised by Newton-Schulz iterations
+    in bfloat16, and decoupled weight decay.
+    """
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        flat = Muon([nn.Parameter(torch.empty(1, 1))], **options)  # its defaults, and its checks of the options
+        super().__init__(params, flat.defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                buffer = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
+                update = orthogonalized(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                rows, columns = p.shape[-2:]
+                if group["adjust_lr_fn"] == "match_rms_adamw":
+                    ratio = 0.2 * math.sqrt(max(rows, columns))
+                else:
+                    ratio = math.sqrt(max(1, rows / columns))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"] * ratio)
+        return loss
+
+
+def orthogonalized(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """Singular values of every matrix of (n, rows, columns) brought near 1, by Newton-Schulz iterations in bfloat16."""
+    a, b, c = coefficients
+    x = matrices.bfloat16()
+    if wide := x.shape[-2] > x.shape[-1]:
+        x = x.mT
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if wide else x
+
+
 def decays(parameter: Tensor) -> bool:
     """Weight decay is for matrices; a parameter marked ``_no_weight_decay = True`` is exempt."""
     return parameter.ndim >= 2 and not getattr(parameter, "_no_weight_decay", False)
@@ -64,7 +115,8 @@ def hidden_matrices(model: nn.Module) -> list[str]:
     """Names of the parameters that Muon may orthogonalise: weights of linear maps between hidden spaces.
 
     Left to AdamW: embeddings, the output head (``model.head``; its size does not tell, a hidden layer may be as wide
-    as the vocabulary), vectors, 3-D tensors, per-head tables of mechanisms, and parameters marked ``_no_muon = True``.
+    as the vocabulary), vectors, other 3-D tensors than those of :func:`hidden_stacks`, per-head tables of mechanisms,
+    and parameters marked ``_no_muon = True``.
     """
     head = getattr(model, "head", None)
     return [
@@ -74,6 +126,16 @@ def hidden_matrices(model: nn.Module) -> list[str]:
         and module.weight.requires_grad
         and module is not head
         and not getattr(module.weight, "_no_muon", False)
+    ]
+
+
+def hidden_stacks(model: nn.Module) -> list[str]:
+    """Names of the 3-D parameters that hold one such matrix per expert: a module lists its own as ``matrix_stacks``."""
+    return [
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        for name in getattr(module, "matrix_stacks", ())
+        if getattr(module, name) is not None
     ]
 
 
@@ -98,25 +160,26 @@ def build_optimizer(config: Mapping[str, Any], model: nn.Module) -> Optimizer:
         raise ConfigError(
             f"optimizer.adjust_lr = '{fields['adjust_lr']}' is unknown; {suggest(str(fields['adjust_lr']), options)}"
         )
-    matrices = set(hidden_matrices(model))
-    chosen = [p for n, p in parameters.items() if n in matrices]
-    rest = [p for n, p in parameters.items() if n not in matrices]
+    muon = {
+        "lr": _positive(fields["lr"], "optimizer.lr"),
+        "momentum": _unit(fields["momentum"], "optimizer.momentum"),
+        "nesterov": bool(fields["nesterov"]),
+        "ns_steps": int(_positive(fields["ns_steps"], "optimizer.ns_steps")),
+        "adjust_lr_fn": fields["adjust_lr"],
+    }
     children: list[Optimizer] = []
-    if chosen:
-        groups = [
-            {"params": [p for p in chosen if decays(p)], "weight_decay": float(fields["weight_decay"])},
-            {"params": [p for p in chosen if not decays(p)], "weight_decay": 0.0},
-        ]
-        children.append(
-            Muon(
-                [group for group in groups if group["params"]],
-                lr=_positive(fields["lr"], "optimizer.lr"),
-                momentum=_unit(fields["momentum"], "optimizer.momentum"),
-                nesterov=bool(fields["nesterov"]),
-                ns_steps=int(_positive(fields["ns_steps"], "optimizer.ns_steps")),
-                adjust_lr_fn=fields["adjust_lr"],
-            )
-        )
+    kinds: list[tuple[type[Optimizer], list[str]]] = [
+        (Muon, hidden_matrices(model)),
+        (StackedMuon, hidden_stacks(model)),
+    ]
+    for kind, names in kinds:
+        if chosen := [parameters.pop(n) for n in list(parameters) if n in set(names)]:
+            groups = [
+                {"params": [p for p in chosen if decays(p)], "weight_decay": float(fields["weight_decay"])},
+                {"params": [p for p in chosen if not decays(p)], "weight_decay": 0.0},
+            ]
+            children.append(kind([group for group in groups if group["params"]], **muon))
+    rest = list(parameters.values())
     if rest:
         children.append(_adamw(dict(fields["adamw"]), rest, "optimizer.adamw"))
     return CombinedOptimizer(children)
