@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from bouton.errors import ConfigError, SocketError
+from bouton.evaluation.tasks.experts import _groups
 from bouton.mechanisms.lifecycle import merge, split
 from bouton.mechanisms.moe import Kinetics, Moe, MoeParams, advance
 from bouton.models.body import Body
@@ -152,6 +154,17 @@ def test_a_copy_and_a_checkpoint_have_the_trees_of_the_original() -> None:
     fresh(tokens)  # it has looked at its own trees
     fresh.load_state_dict(twin.state_dict())
     assert torch.equal(fresh(tokens)[0], expected) and other.tree(0).alive == [0, 1, 2, 3]
+
+
+def test_the_evaluation_of_experts_finds_them() -> None:
+    body, moe = model_with(experts=2, top_k=1)
+    commit(body)
+    with torch.no_grad():
+        split(moe, 1, 0, None)
+    (groups,) = _groups(SimpleNamespace(model=body)).values()  # type: ignore[arg-type]
+    assert set(groups) == {"expert_use", "expert_alive", "expert_energy", "expert_fatigue"}
+    assert groups["expert_alive"].sum(1).tolist() == [2, 3]
+    assert groups["expert_use"].sum(1).tolist() == pytest.approx([2, 2])
 
 
 def test_flops_count_the_experts_that_a_token_has() -> None:

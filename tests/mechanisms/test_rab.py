@@ -59,7 +59,7 @@ def test_gradients_reach_both_codes_and_the_form_of_living_roots(top_k: int) -> 
 
 @torch.no_grad()
 def test_equal_codes_attract() -> None:
-    body, moe, parts = model_with({"strength": 50.0, "codes": 4}, top_k=1)
+    _, moe, parts = model_with({"strength": 50.0, "codes": 4}, top_k=1)
     for part in parts:
         part.snare.copy_(torch.eye(8, 4) * 50)  # expert e takes cargo e
     x = torch.randn(1, 40, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 10

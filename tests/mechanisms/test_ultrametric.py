@@ -33,11 +33,16 @@ def moe_of(body: Body) -> Moe:
     return moe
 
 
+def inputs() -> Tensor:
+    return torch.randn(2, 50, HIDDEN, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
 def choose(body: Body, bias: Tensor | None = None, block: int = 0) -> Choice:
     moe = moe_of(body)
-    x = torch.randn(2, 50, HIDDEN, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     bias = moe.bias(block) if bias is None else bias
-    choice: Choice = moe.parts[block].routing(x, bias, moe.routes(block), Context(torch.arange(50)[None]), None)[0]
+    choice: Choice = moe.parts[block].routing(inputs(), bias, moe.routes(block), Context(torch.arange(50)[None]), None)[
+        0
+    ]
     return choice
 
 
@@ -45,9 +50,7 @@ def choose(body: Body, bias: Tensor | None = None, block: int = 0) -> Choice:
 @pytest.mark.parametrize("top_k", [0, 1, 2])
 def test_a_tree_of_one_level_is_the_flat_router(top_k: int) -> None:
     flat, tree = model_with(top_k=top_k), model_with({"branching": 4}, top_k=top_k)
-    assert isinstance(moe_of(tree).parts[0].router, TreeRouter) and not isinstance(
-        moe_of(flat).parts[0].router, TreeRouter
-    )
+    assert [isinstance(moe_of(body).parts[0].router, TreeRouter) for body in (flat, tree)] == [False, True]
     names = [{name for name, _ in body.named_parameters()} for body in (flat, tree)]
     assert names[0] == names[1]
     tree.load_state_dict(flat.state_dict())
@@ -97,7 +100,10 @@ def test_a_split_leaves_the_function_and_goes_on_below_the_leaf(top_k: int) -> N
     for expert in (1, 4):
         split(moe, 0, expert, None)
         assert (body(sample_tokens())[0] - before).abs().max() < 1e-13
-    used = set(choose(body).experts.flatten().tolist())
+    choice, router = choose(body), moe.parts[0].router
+    left = inputs() @ router.weight[router.slots] > 0  # the row of the node over 1 and 4
+    assert bool(left[(choice.experts == 1).any(-1)].all()) and not left[(choice.experts >= 4).any(-1)].any()
+    used = set(choice.experts.flatten().tolist())
     assert used <= set(range(6)) and used & {4, 5} and {0, 2, 3} < used  # clones work
 
 
@@ -117,7 +123,7 @@ def test_what_others_add_to_a_logit_goes_up_the_tree() -> None:
     alone, both = (model_with({}, others, experts=8) for others in ({}, {"rab": {"strength": 30.0}}))
     before, after = choose(alone), choose(both)
     part = moe_of(both).parts[0].router.terms.parts["rab"]
-    x = torch.randn(2, 50, HIDDEN, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = inputs()
     increment = part(x, before.probabilities.log(), Context(torch.arange(50)[None]), None)[0]
     best = increment.argmax(-1)
     raised = [c.probabilities.gather(-1, best.unsqueeze(-1)).mean() for c in (before, after)]

@@ -357,6 +357,7 @@ class Moe(Mechanism):
         means: Tensor = self.routes(index).membership.to(own.dtype) @ own
         return means + self.offset[index]
 
+    @torch.compiler.disable
     def observe_use(self, index: int, choice: Choice, dispatch: Dispatch) -> None:
         """Note who worked. In a dense mixture everyone sees every token: there the gates tell the shares."""
         counts = dispatch.counts.double()

@@ -77,6 +77,7 @@ class ExpertMerit(ExpertTrait):
     def forward(self) -> Tensor:
         return self._owner[0].merit[self.block]
 
+    @torch.compiler.disable  # a hook on a tensor inside a compiled graph would not be called
     def see(self, x: Tensor, choice: Choice) -> None:
         """x (B, T, hidden): note the inputs of the experts and, when the gradient comes, what they contribute."""
         owner, block, slots = self._owner[0], self.block, self._owner[0].merit.shape[1]
@@ -134,7 +135,7 @@ class Neuroscore(Mechanism):
     state = "none"
     neutral: ClassVar[Mapping[str, Any] | None] = {"strength": 0.0}
     vital_names: ClassVar[Mapping[str, str]] = {
-        "contribution": "mean contribution of the living experts, in nats per token",
+        "contribution": "mean contribution of the living experts, in nats per token (over the micro-batches of a step)",
         "efficiency": "mean efficiency",
         "specialisation": "mean specialisation",
         "resilience": "mean resilience",

@@ -38,7 +38,7 @@ class RabParams(Params):
     """Parameters of :class:`Rab`."""
 
     codes: int = integer(8, "classes of cargo and of SNARE", low=2)
-    strength: float = real(1.0, "router logits per unit of compatibility; 0 leaves it out", unit="nats", low=0)
+    strength: float = real(4.0, "router logits per unit of compatibility; 0 leaves it out", unit="nats", low=0)
 
 
 class CodeMatch(nn.Module):
@@ -59,7 +59,7 @@ class CodeMatch(nn.Module):
 
     def initialize_parameters(self, draw: Draw) -> None:
         draw.normal(self.cargo, self.std, "cargo")
-        draw.normal(self.snare, 1.0, "snare")
+        draw.normal(self.snare, 2.0, "snare")  # each expert has a few classes of its own
         draw.constant(self.compatibility, torch.eye(self.compatibility.shape[0]))
 
     def affinity(self) -> Tensor:

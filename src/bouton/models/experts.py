@@ -139,7 +139,7 @@ class Experts(nn.Module):
         value = _linear(rows, self.up, self.up_bias, dispatch)
         value, after["up"] = self._branch(self.up_branch, x, value, choice, dispatch, ctx, before.get("up"))
         hidden = value if self.gate is None else _linear(rows, self.gate, self.gate_bias, dispatch)
-        hidden = self.activation(hidden)
+        hidden = self.activation(hidden[None])[0]  # as (1, rows, width): who watches it expects (B, T, width)
         if self.gate is not None:
             hidden = hidden * value
         hidden = self._gated(hidden, choice, dispatch, ctx)
