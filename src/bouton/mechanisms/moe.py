@@ -334,9 +334,9 @@ class Moe(Mechanism):
         # The buffers change in place only (a checkpoint, a split), and seldom: the host's copy is kept till then.
         key = (self.entry, self.entry._version, self.nodes, self.nodes._version)
         if self._routes is None or any(a is not b and a != b for a, b in zip(key, self._routes[0], strict=True)):
-            hosts = zip(self.entry.tolist(), self.nodes.tolist(), strict=True)
-            trees = [Tree(*host) for host in hosts]
-            self._routes = key, [(t, Routes.of(t, self.entry[i], self.nodes[i])) for i, t in enumerate(trees)]
+            trees = [Tree(*host) for host in zip(self.entry.tolist(), self.nodes.tolist(), strict=True)]
+            with torch.inference_mode(False):  # whoever asks first: training needs them as well
+                self._routes = key, [(t, Routes.of(t, self.entry[i], self.nodes[i])) for i, t in enumerate(trees)]
         return self._routes[1]
 
     def kinetics(self, index: int) -> Kinetics:
