@@ -14,6 +14,7 @@ from bouton.errors import ConfigError
 from bouton.mechanisms import Vitals
 from bouton.mechanisms.stochastic import READING, Stochastic, StochasticParams, predictive, readings
 from bouton.models.body import Body
+from bouton.ops.synapse import Binomial, drawn
 
 MODEL = {"vocab_size": 31, "num_layers": 2, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2}
 
@@ -160,3 +161,17 @@ def test_what_cannot_be_is_refused() -> None:
         predictive(make_body(), make_tokens(), samples=0)
     with pytest.raises(ConfigError, match="fraction = 2"):
         predictive(make_body(), make_tokens(), fraction=2.0)
+
+
+def test_acetylcholine_sets_how_much_is_drawn() -> None:
+    def logits(g_ach: float, **values: Any) -> Tensor:
+        body = make_body(values, neuromod={"g_da": 0.0, "g_ach": g_ach, "g_na": 0.0})
+        return body(make_tokens())[0].detach()
+
+    assert not torch.equal(logits(1.0, train_frac=0.5), logits(0.1, train_frac=0.5))
+    assert torch.equal(logits(1.0, train_frac=0.0), logits(0.1, train_frac=0.0))  # nothing else reads it
+    shares = []
+    for fraction in (torch.tensor([[0.0, 1.0, 1.0, 0.0]]), 1.0):
+        noise = Binomial("straight_through", 4, 4, 1.0, fraction, torch.tensor([5]), torch.arange(4)[None])
+        shares.append(drawn(noise, 1, 4).tolist())
+    assert shares == [[[True, True, False]], [[True, True, True]]]

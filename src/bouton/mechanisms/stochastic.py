@@ -88,7 +88,7 @@ class Vesicles(nn.Module):
             vesicles=hp.vesicles,
             cap=hp.vesicles if hp.count_cap is None else hp.count_cap,
             tau=hp.tau,
-            fraction=mechanism.fraction,
+            fraction=mechanism.fraction * self._gain(ctx),
             stream=stream(mechanism.seed, mechanism.step, self.layer, samples),
             positions=ctx.positions,
         )
@@ -98,6 +98,12 @@ class Vesicles(nn.Module):
                 mechanism.observe("drawn", share.sum(), share.numel())
             ctx.report(Stochastic.name, "drawn", share.mean(), self.layer)
         return noise, after
+
+    @staticmethod
+    def _gain(ctx: Context) -> Tensor | float:
+        """What multiplies the share of drawn positions: the signal ``acetylcholine`` (B, T), where there is one."""
+        signal = ctx.signals.get("acetylcholine")
+        return 1.0 if signal is None else signal.detach().double()
 
     def report(self, ctx: Context, state: State, after: State, released: Release, seen: Tensor) -> None:
         """Vitals over the visible keys (``seen``) of the last query, whether or not its releases are drawn."""

@@ -34,7 +34,7 @@ class Binomial(NamedTuple):
     vesicles: int  # N
     cap: int  # most vesicles that leave at once, 1 .. N
     tau: float  # temperature of the relaxation
-    fraction: float  # of the query positions
+    fraction: float | Tensor  # of the query positions; a tensor: the chance of each, (B, Tq)
     stream: Tensor  # (B,) int64, the key of each row
     positions: Tensor  # (B or 1, Tq) int64, of the queries in their documents
 
@@ -48,7 +48,7 @@ def drawn(noise: Binomial, start: int, stop: int) -> Tensor:
     """At which of the queries ``start <= t < stop`` releases are drawn: (B, t) bool, the same in all heads."""
     key = fold(noise.stream, _CHOICE)[:, None]
     first, _ = uniforms(fold(key, noise.positions[:, start:stop]), torch.float64)
-    return first < noise.fraction
+    return first < (noise.fraction[:, start:stop] if isinstance(noise.fraction, Tensor) else noise.fraction)
 
 
 def read(released: Tensor, noise: Binomial, start: int, distance: Tensor) -> Tensor:
