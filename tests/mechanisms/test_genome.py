@@ -93,9 +93,7 @@ def test_clones_inherit_with_mutations_and_the_function_stays() -> None:
 
 
 def test_training_goes_on_after_an_evaluation_that_saw_the_trees_first() -> None:
-    body, moe, part = model_with()
-    with torch.no_grad():
-        split(moe, 0, 1, None)
+    body, _, part = model_with()
     with torch.inference_mode():
         body(sample_tokens())
     loss_of(body, sample_tokens()).backward()
