@@ -92,6 +92,14 @@ def test_clones_inherit_with_mutations_and_the_function_stays() -> None:
         torch.testing.assert_close(part.xi[1], 0.25 * child + 0.75 * xi[1])
 
 
+def test_training_goes_on_after_an_evaluation_that_saw_the_trees_first() -> None:
+    body, _, part = model_with()
+    with torch.inference_mode():
+        body(sample_tokens())
+    loss_of(body, sample_tokens()).backward()
+    assert part.xi.grad is not None and part.xi.grad.any()
+
+
 def test_it_needs_slots_for_experts() -> None:
     with pytest.raises(SocketError, match=r"mechanism 'genome' refines 'moe', .* mechanism=genome\+moe"):
         build(Arm("alone", {"genome": {}}).config())

@@ -150,11 +150,12 @@ def test_experts_split_and_merge_while_training() -> None:
         assert (moe.individuals[index, :, 0] >= 0).nonzero().flatten().tolist() == tree.alive
 
 
-def test_two_ranks_decide_and_compute_as_one() -> None:
+@pytest.mark.parametrize("others", [(), ("genome", "neuroscore")])
+def test_two_ranks_decide_and_compute_as_one(others: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_rank, args=(2, folder), nprocs=2)
+        spawn(_rank, args=(2, folder, others), nprocs=2)
         ranks = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
-    alone = _lively(0, 1)
+    alone = _lively(0, 1, others)
     assert int(alone["mechanisms.moe.splits"].sum()) >= 4 and int(alone["mechanisms.moe.merges"].sum()) >= 4
     for result in ranks:
         for name, tensor in result.items():
@@ -165,20 +166,20 @@ def test_two_ranks_decide_and_compute_as_one() -> None:
     assert all(torch.equal(tensor, ranks[1][name]) for name, tensor in ranks[0].items())
 
 
-def _rank(rank: int, world: int, folder: str) -> None:
+def _rank(rank: int, world: int, folder: str, others: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    torch.save(_lively(rank, world), Path(folder) / f"{rank}.pt")
+    torch.save(_lively(rank, world, others), Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def _lively(rank: int, world: int) -> dict[str, Tensor]:
+def _lively(rank: int, world: int, others: tuple[str, ...]) -> dict[str, Tensor]:
     def reduce(sums: Tensor) -> Tensor:
         if world > 1:
             dist.all_reduce(sums)
         return sums
 
-    body, _ = model_with(**LIVELY)
+    body, _ = model_with(others={name: {} for name in others}, **LIVELY)
     optimizer = torch.optim.SGD(body.parameters(), lr=0.1, momentum=0.9)
     share = 4 // world
     for step in range(8):

@@ -17,7 +17,7 @@ from torch import Tensor
 from bouton.errors import ConfigError, SocketError
 from bouton.evaluation.tasks.experts import _groups
 from bouton.mechanisms.lifecycle import merge, split
-from bouton.mechanisms.moe import Kinetics, Moe, MoeParams, advance
+from bouton.mechanisms.moe import Moe, MoeParams
 from bouton.models.body import Body
 from bouton.models.build import build
 from bouton.testing.arms import PLAIN, Arm, sample_starts, sample_tokens
@@ -37,19 +37,6 @@ def model_with(**values: Any) -> tuple[Body, Moe]:
 def commit(body: Body, seed: int = 0) -> None:
     body(sample_tokens(seed, batch=4))
     body.commit_observations(lambda sums: sums)
-
-
-def test_energy_and_fatigue_by_hand() -> None:
-    energy, fatigue = advance(
-        torch.tensor([1.0, 3.9, 0.1]), torch.tensor([1.0, 2.0, 0.0]), torch.tensor([2.0, 9.0, 0.0]), 0.5,
-        Kinetics(tax=torch.tensor([1.0, 0.5, 3.0]), rho=0.9, gain=1.0),
-    )  # fmt: skip
-    assert energy.tolist() == pytest.approx([1.5, 4.0, 0.0])  # clipped at A_max and at 0
-    assert fatigue.tolist() == pytest.approx([1.1, 2.7, 0.0])
-    rest = torch.ones(1)
-    for _ in range(500):
-        rest, _ = advance(rest, rest, torch.tensor([1.2]), 0.1, Kinetics(tax=0.8, rho=0.9, gain=1.0))
-    assert rest.item() == pytest.approx(1.2 / 0.8)
 
 
 def test_use_is_the_share_of_the_tokens_and_makes_the_bias() -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bouton.mechanisms.base import Mechanism
-from bouton.mechanisms.moe import ExpertTrait, Kinetics
+from bouton.mechanisms.economy import ExpertTrait, Kinetics
 from bouton.mechanisms.parameters import Params, integer, real
 from bouton.mechanisms.registry import register
 from bouton.models.expert_rows import blend_row, copy_row

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from bouton.errors import ConfigError
 from bouton.mechanisms import lifecycle
 from bouton.mechanisms.base import Mechanism
+from bouton.mechanisms.economy import A_MAX, ExpertTrait, Kinetics, PlainKinetics, PlainMerit, advance
 from bouton.mechanisms.lineage import Lineage
 from bouton.mechanisms.parameters import Params, integer, real
 from bouton.mechanisms.pictures import Picture
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from bouton.models.initialize import Draw
     from bouton.models.transformer import TransformerConfig
 
-A_MAX = 4.0
 _DEAD = 0.01  # of a fair share
 
 
@@ -93,58 +93,6 @@ class MoeParams(Params):
                 f"merge_energy = {self.merge_energy} is not less than split_energy = {self.split_energy}: an expert "
                 f"would be split and merged at once"
             )
-
-
-@dataclass(frozen=True)
-class Kinetics:
-    """What drives the economy of a layer; one value for all experts, or one per slot, (slots,).
-
-    Attributes:
-        tax: share of the energy that an expert pays; its mean over the living experts is 1.
-        rho: share of the fatigue that is left after a step.
-        gain: factor of the expert's bias on the router.
-    """
-
-    tax: Tensor | float
-    rho: Tensor | float
-    gain: Tensor | float
-
-
-class ExpertTrait(nn.Module):
-    """A part that holds something of every expert, in a slot's row. It is told when experts split and merge."""
-
-    def inherit(self, parent: int, child: int, draw: Draw, optimizer: Optimizer | None) -> None:
-        """``child`` is a clone of ``parent``; ``draw`` gives random numbers, the same on all ranks."""
-
-    def absorb(self, expert: int, into: int, share: float, optimizer: Optimizer | None) -> None:
-        """``into`` consists to the part ``share`` of ``expert`` now, which is gone."""
-
-
-class PlainKinetics(ExpertTrait):
-    """The same for all experts."""
-
-    def __init__(self, tau_fatigue: float) -> None:
-        super().__init__()
-        self.kinetics = Kinetics(1.0, math.exp(-1 / tau_fatigue), 1.0)
-
-    def forward(self, alive: Tensor) -> Kinetics:
-        return self.kinetics
-
-
-class PlainMerit(ExpertTrait):
-    """All experts are equal: their energy alone counts."""
-
-    def see(self, x: Tensor, choice: Choice) -> None:
-        """Nothing."""
-
-    def forward(self) -> Tensor | float:
-        return 1.0
-
-
-def advance(energy: Tensor, fatigue: Tensor, use: Tensor, income: float, kinetics: Kinetics) -> tuple[Tensor, Tensor]:
-    """Energy and fatigue after a step in which the experts had ``use``, all (..., slots)."""
-    energy = (energy + income * (use - kinetics.tax * energy)).clamp(0.0, A_MAX)
-    return energy, kinetics.rho * fatigue + (1 - kinetics.rho) * use
 
 
 class ExpertMixer(nn.Module):
@@ -334,9 +282,9 @@ class Moe(Mechanism):
         # The buffers change in place only (a checkpoint, a split), and seldom: the host's copy is kept till then.
         key = (self.entry, self.entry._version, self.nodes, self.nodes._version)
         if self._routes is None or any(a is not b and a != b for a, b in zip(key, self._routes[0], strict=True)):
-            hosts = zip(self.entry.tolist(), self.nodes.tolist(), strict=True)
-            trees = [Tree(*host) for host in hosts]
-            self._routes = key, [(t, Routes.of(t, self.entry[i], self.nodes[i])) for i, t in enumerate(trees)]
+            trees = [Tree(*host) for host in zip(self.entry.tolist(), self.nodes.tolist(), strict=True)]
+            with torch.inference_mode(False):  # whoever asks first: training needs them as well
+                self._routes = key, [(t, Routes.of(t, self.entry[i], self.nodes[i])) for i, t in enumerate(trees)]
         return self._routes[1]
 
     def kinetics(self, index: int) -> Kinetics:

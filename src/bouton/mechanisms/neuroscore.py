@@ -24,7 +24,7 @@ from torch import Tensor
 
 from bouton.errors import ConfigError
 from bouton.mechanisms.base import Mechanism
-from bouton.mechanisms.moe import ExpertTrait
+from bouton.mechanisms.economy import ExpertTrait
 from bouton.mechanisms.parameters import Params, real
 from bouton.mechanisms.registry import register
 
