@@ -50,7 +50,7 @@ def sample(k: int, avoid: int | None = None) -> tuple[Tensor, Choice]:
     if avoid is not None:
         scores[..., avoid] = -1
     gates = torch.rand(B, T, k, dtype=torch.float64, generator=generator).requires_grad_()
-    return x.requires_grad_(), Choice(scores.topk(k).indices, gates, torch.empty(0))
+    return x.requires_grad_(), Choice(scores.topk(k).indices, gates, lambda: torch.empty(0))
 
 
 def reference(experts: Experts, x: Tensor, choice: Choice) -> Tensor:
@@ -94,7 +94,7 @@ def test_packed_equals_padded(values: dict[str, Any], k: int, avoid: int | None)
     exact = experts_with(k, **values)
     low = copy.deepcopy(exact).float()
     x, choice = sample(k, avoid)
-    half = Choice(choice.experts, choice.gates.detach().float().requires_grad_(), choice.probabilities)
+    half = Choice(choice.experts, choice.gates.detach().float().requires_grad_(), choice.distribution)
     assert can_pack(x.float(), 8, low.width) and not can_pack(x, 8, low.width) and not can_pack(x.float(), 8, 6)
     results = []
     for experts, inputs, chosen in ((low, x.detach().float().requires_grad_(), half), (exact, x, choice)):

@@ -8,8 +8,8 @@ A table tells what is valid, which can be much more than what is worth trying. W
 * an integer within a factor of 4, on a log scale where it is positive;
 
 all cut to what is valid, and to what the parameters' own ``check`` accepts beside the others' defaults. A number whose
-default is null and whose range has an open end is left alone. Options that ``check`` mostly refuses once the
-numbers move are left out.
+default is null and whose range has an open end is left alone, and so is one of which nothing but the start is accepted
+there. Options that ``check`` mostly refuses once the numbers move are left out.
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ def mechanism_axes(name: str, narrowing: Mapping[str, Any] | None, current: Mapp
         if given:
             _check_valid(f"sweep.{name}.ranges.{parameter}", axis, spec)
         elif axis.kind != "categorical":
-            axis = _accepted_range(axis, spec, params, {**params.defaults(), **current}, parameter)
+            accepted = _accepted_range(axis, params, {**params.defaults(), **current}, parameter)
+            if accepted is None:
+                continue
+            axis = accepted
         axes.append(replace(axis, group=groups.get(parameter, _natural_group(spec))))
     return _accepted_options(name, axes, params, {**params.defaults(), **current}, given=set(ranges))
 
@@ -135,8 +138,11 @@ def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _accepted_range(axis: Axis, spec: Spec, params: type[Params], others: Mapping[str, Any], name: str) -> Axis:
-    """The axis with both ends drawn in, by bisection, to what ``Params.check`` takes beside the other values."""
+def _accepted_range(axis: Axis, params: type[Params], others: Mapping[str, Any], name: str) -> Axis | None:
+    """The axis with both ends drawn in, by bisection, to what ``Params.check`` takes beside the other values.
+
+    None where it takes nothing but the start: a parameter that has no effect beside them cannot be searched.
+    """
     if not _accepts(params, {**others, name: axis.start}):
         return axis
     start = axis.encode(axis.start)[0]
@@ -149,7 +155,8 @@ def _accepted_range(axis: Axis, spec: Spec, params: type[Params], others: Mappin
             middle = (good + bad) / 2
             good, bad = (middle, bad) if _accepts(params, {**others, name: axis.decode([middle])}) else (good, middle)
         ends[index] = axis.decode([good])
-    return replace(axis, low=ends[0], high=ends[1]) if ends[0] < ends[1] else axis
+    searchable = any(_accepts(params, {**others, name: value}) for value in ends if value != axis.start)
+    return replace(axis, low=ends[0], high=ends[1]) if ends[0] < ends[1] and searchable else None
 
 
 def _accepted_options(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +10,7 @@ from typing import ClassVar
 import pytest
 
 from bouton.errors import ConfigError
-from bouton.evidence.grid.arms import builds, cross, expand, largest_set
+from bouton.evidence.grid.arms import builds, cross, expand, largest_set, with_refined
 from bouton.mechanisms import Mechanism, Params, real, registry
 
 
@@ -23,11 +24,17 @@ def labels(entries: list[str], refusal=everything_goes) -> list[str]:
 
 def test_keywords_mean_the_registry() -> None:
     known = list(registry.mechanisms())
-    assert labels(["none", "each"]) == ["none", *known]
-    assert len(labels(["pairs"])) == len(known) * (len(known) - 1) // 2
+    assert labels(["none", "each"]) == ["none", *("+".join(with_refined([name])) for name in known)]
+    pairs = labels(["pairs"])
+    assert set(pairs) == {"+".join(with_refined(pair)) for pair in itertools.combinations(known, 2)}
+    assert len(pairs) == len(set(pairs))
     assert labels(["everything"]) == ["+".join(known)]
-    assert labels(["leave_one_out"])[0] == "+".join(known[1:])
-    assert len(labels(["leave_one_out"])) == len(known)
+    without = labels(["leave_one_out"])
+    assert without[0] == "+".join(known[1:])
+    assert len(without) == len(known)
+    refines_hebb = {name for name in known if "hebb" in with_refined([name])}
+    assert "bdnf" in refines_hebb
+    assert without[known.index("hebb")] == "+".join(name for name in known if name not in refines_hebb)
 
 
 def test_a_new_mechanism_takes_part_without_a_change(monkeypatch: pytest.MonkeyPatch) -> None:

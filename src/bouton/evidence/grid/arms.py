@@ -33,7 +33,7 @@ def expand(entries: Iterable[str], refusal: Refusal) -> tuple[list[Planned], dic
     * ``each``: every registered mechanism alone (with what it refines);
     * ``pairs``: every two that go together;
     * ``everything``: the largest set that goes together;
-    * ``leave_one_out``: everything without one, for each one.
+    * ``leave_one_out``: everything without one (and what refines it), for each one.
 
     Raises:
         ConfigError: an entry that names no mechanism.
@@ -55,7 +55,8 @@ def expand(entries: Iterable[str], refusal: Refusal) -> tuple[list[Planned], dic
             sets.append(("+".join(everything) or "none", ()))
         elif entry == LEAVE_ONE_OUT:
             assert everything is not None
-            rest = ([name for name in everything if name != left] for left in everything)
+            # What refines the one that is left out goes with it.
+            rest = ([name for name in everything if left not in with_refined([name])] for left in everything)
             sets += [(name, ()) for name in _offered(filter(None, rest), refusal, left_out)]
         else:
             mechanism, *overrides = entry.split()
