@@ -62,9 +62,10 @@ def costs(root: Path) -> list[str]:
             f"{arm['state_bytes'] / base['state_bytes']:.2f}",
             "" if effect is None else f"{float(effect['difference']):+.4f} "
             f"[{float(effect['low']):+.4f}, {float(effect['high']):+.4f}]",
-            "" if effect is None else f"{effect['verdict']}, {effect['n']} seeds",
+            "" if effect is None else f"{effect['verdict']}, {int(float(effect['n']))} seeds",
         ))  # fmt: skip
-    layers = ", ".join(word for word in measured["overrides"] if not word.startswith("model.vocab"))
+    settings = dict(word.split("=", 1) for word in measured["overrides"])  # the last of a key counts
+    layers = ", ".join(f"{key}={value}" for key, value in settings.items() if key.startswith("model."))
     kernels = ", ".join(f"{op} {name}" for op, name in measured["kernels"].items())
     note = (
         f"Relative to `none`. Step time: median ratio (quartiles) of {measured['rounds']} interleaved optimizer steps "

@@ -368,19 +368,24 @@ class Moe(Mechanism):
         if lineage is None or step == 0:
             lineage = Lineage([[] for _ in self.parts])
         lineage.forget_after(step)
-        for block, slots in enumerate(self.individuals.tolist()):
-            known = {one["id"] for one in lineage.blocks[block]}
-            for slot, (identity, parent, born) in enumerate(slots):
-                if identity >= 0 and identity not in known:
-                    lineage.birth(block, identity, None if parent < 0 else parent, born, slot)
+        lineage.add_living(self.individuals)
         lineage.write(self._folder)
 
+    def _lineage(self) -> Lineage:
+        """That of the run folder; outside of a run that of the living alone."""
+        found = None if self._folder is None else Lineage.read(self._folder)
+        if found is None:
+            found = Lineage([[] for _ in self.parts])
+            found.add_living(self.individuals)
+        return found
+
     def pictures(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Picture]:
-        """The energy and the fatigue of every living expert, block by block."""
+        """The energy and the fatigue of every living expert, block by block, and the lives of all that there were."""
         if not self.parts:
             return {}
         living = self.expert_alive.bool()
-        return {
+        lives = self._lineage().lives(int(self.steps))
+        return {"lineage": Picture(lives, "expert", "time", panels="block", unit="generation")} | {
             name: Picture(
                 torch.where(living, values.float(), torch.nan), "block", "slot", unit=f"{name} (1: fair share)"
             )
