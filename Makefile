@@ -46,7 +46,7 @@ train: $(KERNELS)
 	$(BIN)/python train.py $(TRAIN_RECIPE) $(TRAIN_ARGS)
 
 test: $(KERNELS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(TEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
