@@ -43,7 +43,7 @@ from bouton.mechanisms.lineage import Lineage
 from bouton.mechanisms.parameters import Params, integer, real
 from bouton.mechanisms.pictures import Picture
 from bouton.mechanisms.registry import register
-from bouton.models.experts import Dispatch, Experts
+from bouton.models.experts import Dispatch, Experts, gini
 from bouton.models.router import Choice, Router
 from bouton.models.routing_tree import Routes, Tree
 from bouton.models.sockets import ExclusiveSocket, State
@@ -72,7 +72,6 @@ class MoeParams(Params):
     tau_fatigue: float = real(20.0, "time constant of the fatigue", unit="optimizer steps", low=1, scale="log")
     b_energy: float = real(0.5, "router logits per unit of energy", unit="nats", low=0)
     b_fatigue: float = real(1.0, "router logits per unit of fatigue, at least b_energy", unit="nats", low=0)
-
     balance: float = real(0.0, "weight of the loss for choosing tired experts; 0: none", unit="nats", low=0)
     patience: int = integer(100, "steps in want or wealth before a merge or a split", unit="optimizer steps", low=1)
     split_energy: float = real(2.0, "energy above which an expert splits", low=0, high=A_MAX, low_open=True)
@@ -152,11 +151,9 @@ class ExpertMixer(nn.Module):
     @torch.no_grad()
     def _report(self, ctx: Context, choice: Choice, dispatch: Dispatch, routes: Routes) -> None:
         alive = self._moe[0].expert_alive[self.index].bool()
-        share = dispatch.counts[alive].double().sort().values / dispatch.counts.sum()
-        n = len(share)
-        rank = torch.arange(1, n + 1, device=share.device)
-        ctx.report(Moe.name, "load_gini", ((2 * rank - n - 1) * share).sum() / n, self.layer)
-        ctx.report(Moe.name, "dead_fraction", (share < _DEAD / n).double().mean(), self.layer)
+        share = dispatch.counts[alive].double() / dispatch.counts.sum()
+        ctx.report(Moe.name, "load_gini", gini(share), self.layer)
+        ctx.report(Moe.name, "dead_fraction", (share < _DEAD / len(share)).double().mean(), self.layer)
         entropy = torch.special.entr(choice.probabilities).sum(-1).mean()
         ctx.report(Moe.name, "router_entropy", entropy, self.layer)
 

@@ -66,6 +66,13 @@ class Dispatch:
         return cls(row, place, counts, None, None if len(active) == slots else active, load)
 
 
+def gini(share: Tensor) -> Tensor:
+    """Gini coefficient of the shares (E,) that E experts have, which add up to 1: 0 if all are equal, to 1 - 1/E."""
+    n = len(share)
+    rank = torch.arange(1, n + 1, device=share.device)
+    return ((2 * rank - n - 1) * share.sort().values).sum() / n
+
+
 def can_pack(x: Tensor, *widths: int) -> bool:
     """Whether torch has a grouped product for vectors like ``x`` between spaces of these widths."""
     device = x.device.type

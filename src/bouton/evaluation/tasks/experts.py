@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bouton.errors import EvaluationError
@@ -19,6 +20,7 @@ from bouton.evaluation.intervals import mean
 from bouton.evaluation.options import Params, real
 from bouton.evaluation.registry import register
 from bouton.evaluation.subject import Subject
+from bouton.models.experts import gini
 
 Array = NDArray[np.float64]
 USE, ALIVE, OTHERS = "expert_use", "expert_alive", ("expert_energy", "expert_fatigue")
@@ -66,11 +68,11 @@ def health(use: Array, dead: float = 0.01) -> dict[str, float]:
     n, total = len(use), float(use.sum())
     if n == 0 or total <= 0:
         return {"gini": np.nan, "dead_fraction": 1.0 if n else np.nan, "entropy": np.nan, "experts": float(n)}
-    share = np.sort(use) / total
+    share = use / total
     positive = share[share > 0]
     entropy = float(-(positive * np.log(positive)).sum())
     return {
-        "gini": float(((2 * np.arange(1, n + 1) - n - 1) * share).sum() / n),
+        "gini": float(gini(torch.from_numpy(share))),
         "dead_fraction": float((share < dead / n).mean()),
         "entropy": entropy / np.log(n) if n > 1 else 1.0,
         "experts": float(n),
