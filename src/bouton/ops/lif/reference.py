@@ -7,9 +7,9 @@
     s_t = 1[u_t > theta]
 
 ``subtract`` with ``after_decay`` is snnTorch's Leaky; with ``before_decay`` it is SpikingJelly's soft reset (beta =
-1 - 1/tau; with decay_input gain = 1/tau), which fires at u >= theta; ``zero`` is the hard reset of both. The derivative of a
-spike is a surrogate's. With ``detach_reset`` no gradient passes through the s_{t-1} of the reset; through W it always does.
-Before a token that starts a document, u and s are 0.
+1 - 1/tau; with decay_input gain = 1/tau), which fires at u >= theta; ``zero`` is the hard reset of both. The
+derivative of a spike is a surrogate's. With ``detach_reset`` no gradient passes through the s_{t-1} of the reset;
+through W it always does. Before a token that starts a document, u and s are 0.
 """
 
 from __future__ import annotations
