@@ -13,6 +13,8 @@ use crate::isa::Level;
 use crate::peak;
 
 mod fast_weights;
+mod lif;
+mod oscillate;
 mod scan;
 
 type Array<'py, const N: usize> = Bound<'py, numpy::PyArray<f32, numpy::ndarray::Dim<[usize; N]>>>;
@@ -39,9 +41,12 @@ where
 
 macro_rules! slice_mut {
     ($array:expr, $name:literal) => {
-        $array.as_slice_mut().map_err(|_| invalid(concat!($name, " must be contiguous in row-major order")))
+        $array.as_slice_mut().map_err(|_| {
+            $crate::python::invalid(concat!($name, " must be contiguous in row-major order"))
+        })
     };
 }
+use slice_mut;
 
 /// A number of things. What is negative or too large is a `ValueError`, not Python's `OverflowError`.
 #[derive(Clone, Copy)]
@@ -261,5 +266,7 @@ fn bouton_kernels(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(scan::scan_backward, m)?)?;
     m.add_function(wrap_pyfunction!(instruction_set, m)?)?;
     fast_weights::register(m)?;
+    lif::register(m)?;
+    oscillate::register(m)?;
     Ok(())
 }

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 # `import torch` would be shadowed here by the submodule of that name.
 from torch import Tensor, as_tensor, float32, promote_types
 from torch import bool as torch_bool
+from torch.compiler import assume_constant_result
 
 from bouton.errors import KernelError, suggest
 from bouton.ops.backends import register_backend, select
+from bouton.ops.lif import rust
 from bouton.ops.lif.reference import lif_reference
+from bouton.ops.lif.rust import lif_rust
 from bouton.ops.lif.surrogates import SURROGATES, surrogate_derivative
 from bouton.ops.lif.torch import lif_torch
 
@@ -26,6 +29,7 @@ OP = "lif"
 RESETS = ("subtract", "zero", "none")
 RESET_ORDERS = ("after_decay", "before_decay")
 register_backend(OP, "torch")
+register_backend(OP, "rust", devices=("cpu",), why_not=rust.why_not)
 
 
 @dataclass(frozen=True)
@@ -162,10 +166,11 @@ def _scan(
     decay, threshold = _per_neuron(name, "beta", beta, x), _per_neuron(name, "theta", theta, x)
     factor = None if gain is None else _per_neuron(name, "gain", gain, x)
     recurrent = None if w_rec is None else w_rec.to(dtype)
-    select(OP, x.device, backend)
+    chosen = _choose(x.device.type, backend, rust.refuses(x))
     if x.numel() == 0:
         return x.clone(), u
-    spikes, u = lif_torch(x.to(dtype), decay, threshold, factor, recurrent, u, s, starts, options)
+    execute = lif_rust if chosen == "rust" else lif_torch
+    spikes, u = execute(x.to(dtype), decay, threshold, factor, recurrent, u, s, starts, options)
     return spikes.to(x.dtype), u
 
 
@@ -175,3 +180,8 @@ def _per_neuron(name: str, what: str, value: Tensor | float, x: Tensor) -> Tenso
     if given.shape not in ((), (1,), x.shape[-1:]):
         raise KernelError(f"{name}: {what} {tuple(given.shape)} must be (H,) = ({x.shape[-1]},) or a number")
     return given.expand(x.shape[-1])
+
+
+@assume_constant_result  # torch.compile asks once, while it traces
+def _choose(device: str, backend: str, not_rust: str | None) -> str:
+    return select(OP, device, backend, {} if not_rust is None else {"rust": not_rust})
