@@ -6,6 +6,7 @@ import torch
 from bouton.ops.lif import lif_scan, rlif_scan
 
 BATCH, TOKENS, WIDTH = 4, 40, 16
+OF_SNNTORCH = 1e-6  # its spikes are float32, whatever the currents, and with them the gradients that arrive
 
 
 def currents():
@@ -13,7 +14,7 @@ def currents():
     return torch.rand(BATCH, TOKENS, WIDTH, generator=draw, dtype=torch.float64) * 1.2
 
 
-def compare(ours, theirs, x):
+def compare(ours, theirs, x, tolerance=1e-9):
     """Both take a leaf of currents and return spikes (B, T, H) and the last membrane potential, or None for it."""
     results = []
     for run in (ours, theirs):
@@ -23,11 +24,11 @@ def compare(ours, theirs, x):
         (spikes * weight).sum().backward()
         results.append((spikes.detach(), None if u is None else u.detach(), leaf.grad))
     (spikes, u, grad), (their_spikes, their_u, their_grad) = results
-    assert 0.02 < spikes.mean() < 0.9
+    assert 0.02 < spikes.mean() < 0.95
     assert torch.equal(spikes, their_spikes)
     if their_u is not None:
         torch.testing.assert_close(u, their_u, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(grad, their_grad, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(grad, their_grad, rtol=tolerance, atol=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +48,10 @@ def test_leaky_of_snntorch(snntorch, reset, surrogate):
 
     alpha = {"atan": 2.0, "fast_sigmoid": 25.0, "sigmoid": 25.0}[surrogate]
     spike_grad = getattr(their_surrogates, surrogate)(alpha)
-    beta = torch.linspace(0.5, 0.95, WIDTH, dtype=torch.float64)
-    theta = torch.linspace(0.8, 1.2, WIDTH, dtype=torch.float64)
-    mechanism = reset
-    cell = snntorch.Leaky(beta=beta, threshold=theta, spike_grad=spike_grad, reset_mechanism=mechanism)
+    # Numbers that float32 holds exactly: snnTorch keeps its constants so.
+    beta = torch.linspace(0.5, 0.95, WIDTH).double()
+    theta = torch.linspace(0.8, 1.2, WIDTH).double()
+    cell = snntorch.Leaky(beta=beta, threshold=theta, spike_grad=spike_grad, reset_mechanism=reset)
 
     def theirs(x):
         u, spikes = torch.zeros(BATCH, WIDTH, dtype=torch.float64), []
@@ -62,7 +63,7 @@ def test_leaky_of_snntorch(snntorch, reset, surrogate):
     def ours(x):
         return lif_scan(x, beta, theta, reset=reset, surrogate=surrogate, alpha=alpha)
 
-    compare(ours, theirs, currents())
+    compare(ours, theirs, currents(), OF_SNNTORCH)
 
 
 def test_gradient_of_beta_as_in_snntorch(snntorch):
@@ -82,11 +83,15 @@ def test_gradient_of_beta_as_in_snntorch(snntorch):
             spikes, beta = torch.stack(parts, 1), cell.beta
         spikes.sum().backward()
         grads.append(beta.grad)
-    torch.testing.assert_close(grads[0], grads[1], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(grads[0], grads[1], rtol=OF_SNNTORCH, atol=1e-12)
 
 
 def test_recurrent_leaky_of_snntorch(snntorch):
-    cell = snntorch.RLeaky(beta=0.9, all_to_all=True, linear_features=WIDTH, threshold=1.0).double()
+    atan = snntorch.surrogate.atan(2.0)
+    cell = snntorch.RLeaky(
+        beta=0.9, all_to_all=True, linear_features=WIDTH, threshold=1.0, spike_grad=lambda v: atan(v).double()
+    ).double()
+    beta = float(cell.beta)  # as float32 holds it
     weight, bias = cell.recurrent.weight, cell.recurrent.bias
 
     def theirs(x):
@@ -97,7 +102,7 @@ def test_recurrent_leaky_of_snntorch(snntorch):
             spikes.append(s)
         return torch.stack(spikes, 1), u
 
-    compare(lambda x: rlif_scan(x + bias, weight, 0.9), theirs, currents())
+    compare(lambda x: rlif_scan(x + bias, weight, beta), theirs, currents(), 1e-4)  # as above, token after token
 
 
 @pytest.mark.parametrize("soft", [True, False])
@@ -115,7 +120,7 @@ def test_lif_node_of_spikingjelly(jelly, soft, decay_input, detach, surrogate):
     }[surrogate]
     node = neuron.LIFNode(
         tau=tau, decay_input=decay_input, v_threshold=1.0, v_reset=None if soft else 0.0, surrogate_function=function,
-        detach_reset=detach, step_mode="m", backend="torch",
+        detach_reset=detach, step_mode="m",
     )  # fmt: skip
 
     def theirs(x):

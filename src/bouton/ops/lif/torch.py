@@ -166,9 +166,7 @@ def _past(
     if w_rec is not None:
         into_s = (delta if gain is None else gain * delta) @ w_rec
     if not options.detach_reset and options.reset != "none":
-        if options.reset == "zero":
-            through_reset = -(beta * u) * delta
-        else:
-            through_reset = -(_rho(beta, options) * theta) * delta
+        taken = beta * u if options.reset == "zero" else _rho(beta, options) * theta
+        through_reset = -taken * delta
         into_s = through_reset if into_s is None else into_s + through_reset
     return carry, into_s
