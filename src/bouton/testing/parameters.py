@@ -155,7 +155,8 @@ def _observe(arm: Arm, name: str, values: dict[str, Any], gradients: bool) -> di
     # The trained parameters by their shapes: what is learned at all is an effect, too.
     trained = {f"parameter {n}": torch.tensor(p.shape) for n, p in model.named_parameters() if p.requires_grad}
     if gradients:
-        logits.square().sum().backward()
+        objective, own = logits.square().sum(), model.auxiliary_loss()
+        (objective if own is None else objective + own).backward()
         trained |= {f"gradient {n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
     return {"logits": logits.detach(), **leaves(state), **trained, **learned}
 
