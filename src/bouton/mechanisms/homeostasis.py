@@ -75,6 +75,7 @@ class Homeostasis(Mechanism):
     refines = ("lif",)
     Params = HomeostasisParams
     neutral: ClassVar[Mapping[str, Any] | None] = {"eta": 0.0}
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fast": {"eta": 0.5, "low": 0.95, "high": 1.05}}
     vital_names: ClassVar[Mapping[str, str]] = {
         "theta_mean": "mean threshold of a layer",
         "theta_std": "standard deviation of the thresholds of a layer",

@@ -75,7 +75,7 @@ class LIF(Mechanism):
     }
     skips: ClassVar[Mapping[str, str]] = {
         "zero_strength_is_plain": "it replaces the mixer: no parameter turns spikes into the plain block",
-        "gradients_are_exact": "a spike has no derivative: its surrogate is checked against the op's definition instead",
+        "gradients_are_exact": "a spike has no derivative: its surrogate is checked against the op's definition",
     }
     vital_names: ClassVar[Mapping[str, str]] = {
         "rate": "mean share of tokens at which a neuron fires",

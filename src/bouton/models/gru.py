@@ -6,6 +6,7 @@ per block.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,7 @@ class GRULayer(nn.GRU):
         borders = torch.nonzero(starts.any(dim=0)).flatten().tolist()
         edges = sorted({0, *borders, x.shape[1]})
         parts = []
-        for begin, end in zip(edges, edges[1:], strict=False):
+        for begin, end in itertools.pairwise(edges):
             h = h.masked_fill(starts[:, begin, None], 0.0)
             y, last = self(x[:, begin:end], h.to(x.dtype)[None].contiguous())
             parts.append(y)

@@ -3,8 +3,8 @@
     I_t = W_in x_t + b_in + W_rec s_{t-1} + b_rec
     u_t = beta u_{t-1} + gain I_t - theta s_{t-1},   s_t = 1[u_t > theta]
 
-beta = sigmoid(raw) per neuron. The gain (1) and the threshold theta (1) are sockets; parts may also watch the spikes. What
-leaves the layer is gated: sigmoid(W_g h + b_g) s, or the spikes alone.
+beta = sigmoid(raw) per neuron. The gain (1) and the threshold theta (1) are sockets; parts may also watch the spikes.
+What leaves the layer is gated: sigmoid(W_g h + b_g) s, or the spikes alone.
 """
 
 from __future__ import annotations

@@ -166,4 +166,3 @@ class Spiking(Body):
     def flops_per_token(self, seq_len: int | None = None) -> float:
         flops = super().flops_per_token(seq_len)
         return flops + (0.0 if self.readout is None else 2.0 * self.config.code_size * self.vocab_size)
-
