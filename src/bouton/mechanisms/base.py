@@ -104,6 +104,9 @@ class Mechanism(lightning.LightningModule):
             total, number = before + total, n + number
         self._observed[name] = (total, number)
 
+    def observe_loss(self, total: Tensor, count: Tensor) -> None:
+        """See the loss of a training batch: its sum over target tokens (nats), and their number. Override to use it."""
+
     def commit_observations(self, reduce: Callable[[Tensor], Tensor]) -> None:
         """Reduce the observed sums with ``reduce`` (a sum over ranks), then :meth:`update_organism` with the means."""
         if not self._observed:

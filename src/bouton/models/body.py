@@ -26,6 +26,8 @@ class Body(nn.Module):
     hidden_size: int
     num_layers: int
     max_seq_len: int
+    provides: tuple[str, ...] = ()  # mechanisms that it has built in, for those that refine them
+    reports_vitals = False  # it has vitals of its own, whatever is plugged in
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,9 +80,10 @@ class Body(nn.Module):
                 mechanism lacks one that it refines.
         """
         names = [mechanism.name for mechanism in mechanisms]
+        built_in = [name for name in self.provides if name not in names]
         published = {signal: m.name for m in mechanisms for signal in m.publishes}
         for mechanism in mechanisms:
-            if missing := [name for name in mechanism.refines if name not in names]:
+            if missing := [name for name in mechanism.refines if name not in [*names, *built_in]]:
                 raise SocketError(
                     f"mechanism '{mechanism.name}' refines '{missing[0]}', which is not there: use "
                     f"mechanism={'+'.join(sorted([*names, *missing]))}"
@@ -91,7 +94,7 @@ class Body(nn.Module):
                     f"{', '.join(sorted(names))} publishes"
                 )
         order = list(KINDS)
-        refines = {m.name: m.refines for m in mechanisms}
+        refines = {m.name: [name for name in m.refines if name in names] for m in mechanisms}
         first = {m.name: min((order.index(kind) for kind in m.sockets), default=0) for m in mechanisms}
 
         def turn(name: str) -> tuple[int, int, str]:
@@ -121,6 +124,12 @@ class Body(nn.Module):
         """Once per optimizer step: update all organism state from what all ranks observed."""
         for mechanism in self.mechanism_list():
             mechanism.commit_observations(reduce)
+
+    @torch.no_grad()
+    def observe_loss(self, total: Tensor, count: Tensor) -> None:
+        """In training, after a forward pass: the summed loss of its targets (nats) and their number."""
+        for mechanism in self.mechanism_list():
+            mechanism.observe_loss(total, count)
 
     @torch.no_grad()
     def restructure(self, optimizer: Optimizer | None) -> None:

@@ -11,11 +11,14 @@ from bouton.errors import ConfigError, suggest
 from bouton.mechanisms import registry
 from bouton.mechanisms.base import Mechanism
 from bouton.models.body import Body
+from bouton.models.gru import GRU
 from bouton.models.initialize import initialize
+from bouton.models.spiking import Spiking
 from bouton.models.transformer import Transformer
 from bouton.ops import backends
 
-BODIES: dict[str, type[Transformer]] = {"transformer": Transformer}
+# Name in the configuration -> class, with a `Config` of its own.
+BODIES: dict[str, Any] = {"gru": GRU, "spiking": Spiking, "transformer": Transformer}
 _GPT2_VOCABULARY = 50257
 _BYTES_VOCABULARY = 257
 
@@ -46,7 +49,7 @@ def build(cfg: DictConfig | Mapping[str, Any], *, device: str = "cpu") -> Body:
     backends.register_all()
     backends.configure(**{key: str(value) for key, value in kernels.items() if value is not None})
     with torch.device(device):
-        body = BODIES[name](BODIES[name].Config.from_config(model, "model"))
+        body: Body = BODIES[name](BODIES[name].Config.from_config(model, "model"))
         body.plug(build_mechanisms(plain.get("mechanism") or {}))
     if device != "meta":
         initialize(body, int(plain.get("seed") or 0))

@@ -39,6 +39,10 @@ KINDS: dict[str, str] = {
     "branch": "beside a linear map y = x W: forward(x, y, ctx, state) -> (delta, state)",
     "plasticity": "on a fast-weight branch: forward(v, ctx, state) -> (gain of its learning rate or None, "
     "gate of its consolidation or None, state), v (B, heads, T, width), both (B, heads, T)",
+    "gain": "of the current of spiking neurons: forward() -> (width,)",
+    "threshold": "of spiking neurons: forward() -> (width,) or a number",
+    "spikes": "sees what a layer of spiking neurons fires: forward(spikes) -> None, spikes (B, T, width)",
+    "sensitivity": "of spiking neurons to the environment: forward() -> (width,) or a number",
     "initializer": "fills the weights: forward(name, tensor, draw) -> None",
 }
 

@@ -22,6 +22,7 @@ from bouton.models.context import Context
 from bouton.models.initialize import AsDrawn
 from bouton.models.layers import ACTIVATIONS, Embedding, Linear, make_norm
 from bouton.models.mixers import MLP
+from bouton.models.sequences import check_tokens, vectors_of
 from bouton.models.sockets import ExclusiveSocket, ListSocket, State
 
 
@@ -171,21 +172,10 @@ class Transformer(Body):
         samples: Tensor | None = None,
         vitals: Vitals | None = None,
     ) -> tuple[Tensor, State]:
-        if tokens.ndim != 2 or tokens.shape[1] == 0:
-            raise ValueError(f"tokens must be (B, T) with T >= 1, got {tuple(tokens.shape)}")
-        if tokens.dtype not in (torch.int64, torch.int32):
-            raise ValueError(f"tokens must be int64 or int32, got {str(tokens.dtype).removeprefix('torch.')}")
-        if starts is not None and starts.shape != tokens.shape:
-            raise ValueError(f"starts must have the shape of tokens, {tuple(tokens.shape)}, got {tuple(starts.shape)}")
-        if samples is not None and samples.shape != tokens.shape[:1]:
-            raise ValueError(f"samples must be one per row, ({tokens.shape[0]},), got {tuple(samples.shape)}")
-        if state is not None and (rows := state["position"].shape[0]) != tokens.shape[0]:
-            raise ValueError(
-                f"state is of a batch of {rows}, but tokens has {tokens.shape[0]} rows: they must be equal"
-            )
+        check_tokens(tokens, state, starts, samples)
         ctx, after = self._context(tokens, state, starts, vitals)
         ctx.samples = samples
-        x = self._vectors(tokens)
+        x = vectors_of(self.embedding, tokens, self.vocab_size)
         if self.position is not None:
             if state is not None or tokens.shape[1] > self.max_seq_len:
                 self._check_length(ctx.positions)
@@ -204,17 +194,6 @@ class Transformer(Body):
             logits = cap * torch.tanh(logits / cap)
         self.report_vitals(vitals)
         return logits, after
-
-    def _vectors(self, tokens: Tensor) -> Tensor:
-        try:
-            vectors: Tensor = self.embedding(tokens)
-            return vectors
-        except IndexError:  # on a CPU, at no cost; a GPU checks inside its kernel
-            low, high = int(tokens.min()), int(tokens.max())
-            raise ValueError(
-                f"tokens holds the id {low if low < 0 else high}, but this body's ids go from 0 to "
-                f"{self.vocab_size - 1} (model.vocab_size = {self.vocab_size})"
-            ) from None
 
     def _context(
         self, tokens: Tensor, state: State | None, starts: Tensor | None, vitals: Vitals | None

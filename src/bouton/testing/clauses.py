@@ -65,7 +65,10 @@ def close(actual: Tensor, expected: Tensor, what: str, tolerance: float = TOLERA
 def loss_of(model: Body, tokens: Tensor, starts: Tensor | None = None, samples: Tensor | None = None) -> Tensor:
     """Mean next-token cross entropy plus the mechanisms' own terms."""
     logits, _ = model(tokens, starts=starts, samples=samples)
-    loss = F.cross_entropy(logits[:, :-1].reshape(-1, VOCAB), tokens[:, 1:].reshape(-1))
+    targets = tokens[:, 1:].reshape(-1)
+    loss = F.cross_entropy(logits[:, :-1].reshape(-1, VOCAB), targets)
+    if model.training and torch.is_grad_enabled():
+        model.observe_loss(loss.detach() * len(targets), torch.tensor(len(targets)))
     extra = model.auxiliary_loss()
     return loss if extra is None else loss + extra
 

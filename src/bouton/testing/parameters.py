@@ -150,13 +150,14 @@ def _observe(arm: Arm, name: str, values: dict[str, Any], gradients: bool) -> di
     # Long enough that slow time constants show, with a document boundary.
     tokens, starts = sample_tokens(length=40), sample_starts(length=40)
     logits, state = model(tokens, starts=starts)
-    mine = [m for m in model.mechanism_list() if m.name in (name, *registry.get(name).refines)]
-    learned = _trained(model) if any(type(m).update_organism is not Mechanism.update_organism for m in mine) else {}
     # The trained parameters by their shapes: what is learned at all is an effect, too.
     trained = {f"parameter {n}": torch.tensor(p.shape) for n, p in model.named_parameters() if p.requires_grad}
     if gradients:
-        logits.square().sum().backward()
-        trained |= {f"gradient {n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
+        objective, own = logits.square().sum(), model.auxiliary_loss()
+        (objective if own is None else objective + own).backward()
+        trained |= {f"gradient {n}": p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    mine = [m for m in model.mechanism_list() if m.name in (name, *registry.get(name).refines)]
+    learned = _trained(model) if any(type(m).update_organism is not Mechanism.update_organism for m in mine) else {}
     return {"logits": logits.detach(), **leaves(state), **trained, **learned}
 
 

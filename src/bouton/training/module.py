@@ -120,6 +120,8 @@ class TrainingModule(lightning.LightningModule):
         nll = summed_nll(logits, targets)
         count = (targets != IGNORED).sum()
         auxiliary = self._auxiliary_loss()
+        if callable(observe := getattr(self.body, "observe_loss", None)):
+            observe(nll.detach(), count)
         sums = torch.stack([nll.detach().double(), auxiliary.detach().double() * count, count.double()])
         self._sums = sums if self._sums is None else self._sums + sums
         total = nll if auxiliary.grad_fn is None else nll + auxiliary * count
@@ -204,7 +206,8 @@ class TrainingModule(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.validation_metrics.reset()
-        self._collector = Vitals() if self.mechanisms else None
+        wanted = self.mechanisms or getattr(self.body, "reports_vitals", False)
+        self._collector = Vitals() if wanted else None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         # Vitals of the first batch stand for all: they cost about as much as the pass itself.
