@@ -17,7 +17,7 @@ from bouton.data.tokenizers import KINDS, SMALLEST_BPE, ByteTokenizer, IntegerTo
 from bouton.errors import ConfigError, suggest
 
 HUB_NAMES = ("fineweb_edu", "openwebtext", "shakespeare", "tinystories")
-NAMES = (*HUB_NAMES, "mqar", "stdlib", "text")
+NAMES = (*HUB_NAMES, "curriculum", "mqar", "stdlib", "text")
 
 Config = Mapping[str, Any]
 
@@ -35,53 +35,58 @@ def build_datamodule(cfg: Config, seed: int = 0) -> TokenDataModule:
     name = cfg.get("name")
     if name not in NAMES:
         raise ConfigError(f"data.name={name} is unknown; {suggest(str(name), NAMES)}")
-    seq_len, batch_size = _integer(cfg, "seq_len", 1), _integer(cfg, "batch_size", 1)
-    val_tokens = _integer(cfg, "val_tokens", 1, optional=True)
+    if name == "curriculum":
+        from bouton.data.build_curriculum import build_curriculum
+
+        return build_curriculum(cfg, seed)
+    seq_len, batch_size = integer(cfg, "seq_len", 1), integer(cfg, "batch_size", 1)
+    val_tokens = integer(cfg, "val_tokens", 1, optional=True)
     if name == "mqar":
         rows = {"train": _mqar(cfg, seq_len, seed, 0), "val": _mqar(cfg, seq_len, 0, 1)}
         prepare = functools.partial(_prepare_mqar, cfg, rows)
     else:
-        _check_text(cfg)
+        check_text(cfg)
         prepare = functools.partial(_prepare_text, cfg)
     return TokenDataModule(
         prepare, name=str(name), seq_len=seq_len, batch_size=batch_size, val_tokens=val_tokens, seed=seed
     )
 
 
-def _check_text(cfg: Config) -> None:
+def check_text(cfg: Config) -> None:
     """Everything that can be said before the text is read."""
     if cfg["name"] == "text" and not cfg.get("path"):
         raise ConfigError("data.path is not set: data=text needs data.path=<file, folder or glob>")
     fraction = cfg["val_fraction"]
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
         raise ConfigError(f"data.val_fraction={fraction} must be a number > 0 and < 1")
-    _integer(cfg, "max_bytes", 1, optional=True)
+    integer(cfg, "max_bytes", 1, optional=True)
     tokenizer = cfg["tokenizer"]
     if tokenizer["kind"] not in KINDS:
         raise ConfigError(
             f"data.tokenizer.kind={tokenizer['kind']} is unknown; {suggest(str(tokenizer['kind']), KINDS)}"
         )
     if tokenizer["kind"] == "bpe" and not tokenizer.get("path"):
-        _integer(tokenizer, "vocab_size", SMALLEST_BPE, prefix="data.tokenizer.")
-        _integer(tokenizer, "train_bytes", 1, prefix="data.tokenizer.")
+        integer(tokenizer, "vocab_size", SMALLEST_BPE, prefix="data.tokenizer.")
+        integer(tokenizer, "train_bytes", 1, prefix="data.tokenizer.")
 
 
 def _prepare_text(cfg: Config) -> Prepared:
     root = Path(cfg["cache_dir"]).expanduser()
-    source = _source(cfg, root)
-    tokenizer = _tokenizer(cfg["tokenizer"], source, root)
+    source = build_source(cfg, root, "data")
+    tokenizer = build_tokenizer(cfg["tokenizer"], source, root)
     folder = prepare_store(source, tokenizer, root)
     return Prepared(tokenizer, folder.name, folder, {})
 
 
-def _source(cfg: Config, root: Path) -> Source:
+def build_source(cfg: Config, root: Path, prefix: str) -> Source:
+    """The text that ``cfg``, the node ``prefix`` of the configuration, names: a local path, else the hub."""
     name, max_bytes, val_fraction = cfg["name"], cfg.get("max_bytes"), float(cfg["val_fraction"])
     if name == "stdlib":
         return stdlib_source(root, max_bytes=max_bytes, val_fraction=val_fraction)
     if cfg.get("path"):
         return local_source(
             name, str(cfg["path"]), root, separator=cfg.get("separator") or None, max_bytes=max_bytes,
-            val_fraction=val_fraction,
+            val_fraction=val_fraction, field=f"{prefix}.path",
         )  # fmt: skip
     hub = cfg["hub"]
     dataset = HubDataset(
@@ -95,7 +100,7 @@ def _source(cfg: Config, root: Path) -> Source:
     return HubSource(name, dataset, max_bytes=max_bytes, val_fraction=val_fraction)
 
 
-def _tokenizer(cfg: Config, source: Source, root: Path) -> Tokenizer:
+def build_tokenizer(cfg: Config, source: Source, root: Path) -> Tokenizer:
     if cfg["kind"] == "bytes":
         return ByteTokenizer()
     if cfg["kind"] == "gpt2":
@@ -110,14 +115,14 @@ def _mqar(cfg: Config, seq_len: int, seed: int, split: int) -> MQARRows:
     if isinstance(power, bool) or not isinstance(power, int | float) or not 0 < power <= 1:
         raise ConfigError(f"data.query_power={power} must be a number > 0 and <= 1 (1: uniform)")
     return MQARRows(
-        num_pairs=_integer(cfg, "num_pairs", 1),
-        vocab_size=_integer(cfg, "vocab_size", 4),
+        num_pairs=integer(cfg, "num_pairs", 1),
+        vocab_size=integer(cfg, "vocab_size", 4),
         seq_len=seq_len,
         query_power=float(power),
         random_fill=bool(cfg["random_fill"]),
         seed=seed,
         split=split,
-        num_rows=_integer(cfg, "val_rows" if split else "train_rows", 1),
+        num_rows=integer(cfg, "val_rows" if split else "train_rows", 1),
     )
 
 
@@ -127,7 +132,7 @@ def _prepare_mqar(cfg: Config, rows: dict[str, Any]) -> Prepared:
     return Prepared(IntegerTokenizer(cfg["vocab_size"]), hashlib.sha256(text.encode()).hexdigest()[:16], None, rows)
 
 
-def _integer(cfg: Config, field: str, low: int, *, optional: bool = False, prefix: str = "data.") -> Any:
+def integer(cfg: Config, field: str, low: int, *, optional: bool = False, prefix: str = "data.") -> Any:
     value = cfg.get(field)
     if value is None and optional:
         return None

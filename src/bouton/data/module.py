@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bouton.data.packing import IGNORED, Batch, PackedRows
 from bouton.data.sampler import sample_indices, training_rows
-from bouton.data.store import open_store
+from bouton.data.store import TokenStore, open_store
 from bouton.data.tokenizers import Tokenizer
 from bouton.errors import CheckpointError, ConfigError, DataError
 
@@ -41,12 +41,14 @@ class Prepared:
     Attributes:
         folder: parent of the stores of the splits, or None where rows are generated.
         rows: split -> rows, where they are generated; empty otherwise.
+        sources: name -> parent of its stores, where several texts are mixed; empty otherwise.
     """
 
     tokenizer: Tokenizer
     fingerprint: str
     folder: Path | None
     rows: dict[str, Rows]
+    sources: dict[str, Path] = field(default_factory=dict)
 
 
 class TokenDataModule(LightningDataModule):
@@ -119,12 +121,19 @@ class TokenDataModule(LightningDataModule):
             return self.prepared.rows.get(split)
         if split == "test" and not (folder / split).is_dir():
             return None
+        return self._packed(self.open_store(folder, split), split, f"data={self.name}")
+
+    def open_store(self, folder: Path, split: str) -> TokenStore:
+        """A split of ``folder``, checked to be written by this tokenizer."""
         store = open_store(folder / split)
         if store.meta["tokenizer"]["fingerprint"] != self.tokenizer.fingerprint:
             raise DataError(f"the token files at {folder} were made by another tokenizer: delete them and run again")
+        return store
+
+    def _packed(self, store: TokenStore, split: str, origin: str) -> PackedRows:
         if len(store) <= self.seq_len:
             raise ConfigError(
-                f"data.seq_len={self.seq_len} is longer than the {split} split of data={self.name} "
+                f"data.seq_len={self.seq_len} is longer than the {split} split of {origin} "
                 f"({len(store)} tokens); at most {len(store) - 1}"
             )
         return PackedRows(store, self.seq_len)
@@ -148,7 +157,7 @@ class TokenDataModule(LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         return TrainLoader(self)
 
-    def val_dataloader(self) -> FixedLoader:
+    def val_dataloader(self) -> FixedLoader | list[FixedLoader]:
         return FixedLoader(self, self.rows("val"), self.fixed_rows("val"))
 
     def test_dataloader(self) -> FixedLoader:

@@ -244,17 +244,18 @@ def group_files(files: list[Path]) -> dict[str, list[Path]]:
 
 
 def local_source(
-    name: str, path: str, cache_dir: Path, *, separator: str | None, max_bytes: int | None, val_fraction: float
-) -> LocalSource:
-    """The file, folder or glob ``path``."""
+    name: str, path: str, cache_dir: Path, *, separator: str | None, max_bytes: int | None, val_fraction: float,
+    field: str = "data.path",
+) -> LocalSource:  # fmt: skip
+    """The file, folder or glob ``path``, which ``field`` of the configuration gives."""
     return LocalSource(
         name,
-        group_files(find_files(path)),
+        group_files(find_files(path, field)),
         cache_dir,
         separator=separator,
         max_bytes=max_bytes,
         val_fraction=val_fraction,
-        origin=f"data.path={path}",
+        origin=f"{field}={path}",
     )
 
 
