@@ -18,6 +18,7 @@ from bouton.config import elastic
 from bouton.errors import CheckpointError, ConfigError
 from bouton.files import remove_partials, write_json, write_text
 from bouton.training.callbacks import build_callbacks
+from bouton.training.callbacks.curriculum import check_phases
 from bouton.training.callbacks.media import add_sample, read_samples, sample_text
 from bouton.training.checkpoints import KEY, LAST, check_compatible, find_run, read_checkpoint
 from bouton.training.costs import EnergyMeter, reset_peak_memory
@@ -81,6 +82,7 @@ class _Run:
 
     def execute(self) -> float:
         check_trainer(self.settings)
+        check_phases(self.config["data"], self.config["callbacks"], self.settings)
         begin = time.perf_counter()
         self.folder, checkpoint = self._folder_and_checkpoint()
         seed = int(self.config["seed"])
@@ -112,6 +114,7 @@ class _Run:
             max_steps=self.settings["max_steps"],
             targets_per_batch=per_batch,
             token_bytes=torch.as_tensor(data.tokenizer.token_bytes),
+            extra_validation=getattr(data, "extra_validation", ()),
         )
         callbacks = build_callbacks(
             self.config["callbacks"],
