@@ -35,6 +35,12 @@ def phase_begins(metrics: Series) -> list[tuple[int, int]]:
     return [(step, int(phase)) for step, phase, before in places if phase != before]
 
 
+def parted(steps: list[int], values: list[float], places: list[int]) -> tuple[list[int], list[float]]:
+    """A curve with gaps (nan) at ``places``."""
+    points = sorted([*zip(steps, values, strict=True), *((place, math.nan) for place in places)], key=lambda p: p[0])
+    return [step for step, _ in points], [value for _, value in points]
+
+
 def draw_curves(folder: Path, title: str) -> Path | None:
     """Draw ``curves.png`` from the tables in ``folder``; None if nothing was logged."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -57,6 +63,8 @@ def draw_curves(folder: Path, title: str) -> Path | None:
         axes: Any = figure.add_subplot(rows, columns, index + 1)
         for label, (steps, points) in series.items():
             few = len(steps) < 30
+            if label == "val/phase_loss":  # of other text and lengths in each phase: no line may join them
+                steps, points = parted(steps, points, [step for step, _ in boundaries])
             axes.plot(steps, points, label=label, linewidth=1.2, marker="o" if few else None, markersize=3)
         for step, phase in boundaries:
             axes.axvline(step, color="0.6", linewidth=0.8, linestyle="--")
