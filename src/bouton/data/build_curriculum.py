@@ -70,8 +70,8 @@ def _sources(cfg: Config) -> dict[str, Config]:
             raise ConfigError(f"{prefix}.format={kind} is unknown; {suggest(str(kind), FORMATS)}")
         integer(given, "max_bytes", 1, optional=True, prefix=f"{prefix}.")
         found[str(name)] = {
-            "separator": None, "path": None, "hub": None, "max_bytes": None, "format": "text", **given, "name": str(name),
-            "val_fraction": cfg["val_fraction"],
+            "separator": None, "path": None, "hub": None, "max_bytes": None, "format": "text", **given,
+            "name": str(name), "val_fraction": cfg["val_fraction"],
         }  # fmt: skip
     if not found:
         raise ConfigError("data.sources is empty: data=curriculum needs at least one source")
@@ -108,9 +108,11 @@ def _weights(given: Any, field: str, sources: Mapping[str, Any]) -> dict[str, fl
         raise ConfigError(f"{field}={given} must map sources to shares; known: {', '.join(sources)}")
     found = {}
     for source, weight in given.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float | None) or (weight is not None and weight < 0):
+        if weight is None:
+            continue
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
             raise ConfigError(f"{field}.{source}={weight} must be a number >= 0")
-        if not weight:
+        if weight == 0:
             continue
         if source not in sources:
             raise ConfigError(f"{field}.{source}: there is no such source; {suggest(str(source), sources)}")
@@ -120,7 +122,7 @@ def _weights(given: Any, field: str, sources: Mapping[str, Any]) -> dict[str, fl
         raise ConfigError(f"{field}: no source has a share > 0; known: {', '.join(sources)}")
     for source, weight in found.items():
         if weight / total * BLOCK < 1:
-            raise ConfigError(f"{field}.{source}={weight} is less than 1/{BLOCK} of all shares: raise it or set it to 0")
+            raise ConfigError(f"{field}.{source}={weight} is below 1/{BLOCK} of all shares: raise it or set it to 0")
     return found
 
 

@@ -26,8 +26,8 @@ class CurriculumDataModule(TokenDataModule):
     phase), and a resumed run reads what the uninterrupted one reads.
 
     Two validation loaders: the first has rows of ``seq_len`` tokens of all sources in fixed proportions, the same in
-    all phases and for all seeds; the second (``extra_validation``) the first rows of the present phase's stream over the
-    held-out text: its sources, its pieces.
+    all phases and for all seeds; the second (``extra_validation``) the first rows of the present phase's stream over
+    the held-out text: its sources, its pieces.
     """
 
     extra_validation = ("phase",)

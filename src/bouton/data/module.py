@@ -22,16 +22,20 @@ from bouton.errors import CheckpointError, ConfigError, DataError
 _STEPS_AHEAD = 64
 
 
-class Rows(Protocol):
-    """A finite table of rows of equal length."""
-
-    seq_len: int
-
-    def __len__(self) -> int: ...
+class NumberedRows(Protocol):
+    """Rows of equal length, each with a number."""
 
     def gather(self, rows: NDArray[np.int64]) -> Batch:
         """{"tokens": (B, T) int64, "targets": (B, T) int64, "starts": (B, T) bool}; -1 gives an ignored row."""
         ...
+
+
+class Rows(NumberedRows, Protocol):
+    """A finite table of rows."""
+
+    seq_len: int
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -292,7 +296,7 @@ class TrainLoader:
 class FixedLoader:
     """This rank's share of fixed rows."""
 
-    def __init__(self, module: TokenDataModule, rows: Rows, fixed: NDArray[np.int64]) -> None:
+    def __init__(self, module: TokenDataModule, rows: NumberedRows, fixed: NDArray[np.int64]) -> None:
         self._module = module
         self._rows = rows
         self._fixed = fixed

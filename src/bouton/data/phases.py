@@ -180,7 +180,7 @@ class PhaseRows:
 
 
 def shares(weights: Sequence[float], total: int) -> list[int]:
-    """``total`` in whole parts proportional to ``weights`` (largest remainders), each at least 1 where its weight > 0."""
+    """``total`` in whole parts proportional to ``weights`` (largest remainders), each > 0 where its weight is."""
     exact = np.asarray(weights, dtype=np.float64) / sum(weights) * total
     counts = np.maximum(np.floor(exact), np.asarray(weights) > 0).astype(np.int64)
     while (rest := total - int(counts.sum())) > 0:
@@ -192,8 +192,8 @@ def shares(weights: Sequence[float], total: int) -> list[int]:
 
 
 def phase_parts(phases: Sequence[Phase], index: int, replay: float) -> list[tuple[Phase, str, int]]:
-    """(phase, source, rows of ``BLOCK``) of everything that is trained on in a phase: its own sources, and with ``replay``
-    > 0 that share of the rows from the earlier phases, equally much of each."""
+    """(phase, source, rows of ``BLOCK``) of everything that is trained on in a phase: its own sources and, with
+    ``replay`` > 0, in that share of the rows the earlier phases, each equally often."""
     groups: list[tuple[Phase, float]] = [(phases[index], 1.0 - (replay if index else 0.0))]
     if replay > 0:
         groups += [(earlier, replay / index) for earlier in phases[:index]]

@@ -50,8 +50,9 @@ def _write(file: IO[bytes], store: TokenStore, tokenizer: Tokenizer) -> None:
 
 
 def _opened(path: Path, store: TokenStore) -> NDArray[np.int64]:
-    if path.stat().st_size % 8:
-        raise DataError(f"{path} is corrupt (its size is no multiple of 8): delete it and run again")
+    size = path.stat().st_size
+    if size % 8 or not size:
+        raise DataError(f"{path} is corrupt ({size} bytes are no table): delete it and run again")
     table = np.memmap(path, dtype=np.dtype("<i8"), mode="r")
     if len(table) < len(store.documents) or table[-1] >= len(store):
         raise DataError(f"{path} is corrupt (it does not fit the tokens beside it): delete it and run again")
@@ -108,5 +109,5 @@ def _begins(ids: NDArray[np.int64], signs: _Signs) -> NDArray[np.bool_]:
     gap = signs.led[ids] | np.append(False, blank[:-1])
     lines = np.cumsum(signs.newline[ids])
     new_line = lines > np.append(0, lines)[q]  # in the token with ink, between, or in the white space of this one
-    word = ~(blank | signs.special[ids] | signs.closing[ids])
+    word = ~(blank | signs.special[ids] | (signs.closing[ids] & ~gap))  # behind a gap a quote opens
     return np.asarray(word & known & ~signs.special[ids[q]] & ((gap & ended) | new_line))

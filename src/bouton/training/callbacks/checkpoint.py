@@ -79,7 +79,8 @@ class Checkpointing(Callback):
                 callback.load_state_dict(checkpoint["callbacks"][callback.state_key])
         scheduler = trainer.lr_scheduler_configs[0].scheduler
         scheduler.load_state_dict(checkpoint["lr_schedulers"][0])
-        # A curriculum, restored above, has its part in the schedule. The saved rate is that of the old `trainer.max_steps`; with the same one it is the same float.
+        # A curriculum, restored above, has its part in the schedule. The saved rate is that of the old
+        # `trainer.max_steps`; with the same one it is the same float.
         for group, base in zip(trainer.optimizers[0].param_groups, scheduler.base_lrs, strict=True):
             group["lr"] = base * pl_module.schedule(scheduler.last_epoch)
         pl_module.load_progress(meta["progress"])

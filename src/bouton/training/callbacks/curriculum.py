@@ -62,8 +62,8 @@ class Curriculum(Callback):
     """Enters the next phase of ``trainer.datamodule`` (``data=curriculum``) when the validation loss has settled.
 
     The loss is that of the phase's own validation set, which is reduced over ranks, so that all decide alike. Weights,
-    optimizer and organism state go on; the learning rate climbs again from zero over ``warmup_steps``. A decision at step
-    k holds from step k + 2 on: the batch of step k + 1 has been made by then.
+    optimizer and organism state go on; the learning rate climbs again from zero over ``warmup_steps``. A decision at
+    step k holds from step k + 2 on: the batch of step k + 1 has been made by then.
 
     Args:
         rule: when a phase is over; its average begins anew with each phase.
@@ -218,8 +218,8 @@ def check_phases(data: Mapping[str, Any], callbacks: Mapping[str, Any], trainer:
     if callbacks.get("curriculum") is None:
         if len(phases) > 1:
             raise ConfigError(
-                f"data.phases has {len(phases)} phases and callbacks.curriculum = null: add callbacks=curriculum, or set "
-                "all phases but one to null"
+                f"data.phases has {len(phases)} phases and callbacks.curriculum = null: add callbacks=curriculum, or "
+                "set all phases but one to null"
             )
         return
     if not phases:
