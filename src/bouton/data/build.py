@@ -12,7 +12,7 @@ from bouton.data.hub import HubDataset
 from bouton.data.module import Prepared, TokenDataModule
 from bouton.data.mqar import MQARRows
 from bouton.data.prepare import prepare_bpe, prepare_store
-from bouton.data.sources import HubSource, Source, local_source, stdlib_source
+from bouton.data.sources import HubSource, Reading, Source, local_source, stdlib_source
 from bouton.data.tokenizers import KINDS, SMALLEST_BPE, ByteTokenizer, IntegerTokenizer, Tokenizer, load_bpe, load_gpt2
 from bouton.errors import ConfigError, suggest
 
@@ -78,7 +78,7 @@ def _prepare_text(cfg: Config) -> Prepared:
     return Prepared(tokenizer, folder.name, folder, {})
 
 
-def build_source(cfg: Config, root: Path, prefix: str) -> Source:
+def build_source(cfg: Config, root: Path, prefix: str, reading: Reading | None = None) -> Source:
     """The text that ``cfg``, the node ``prefix`` of the configuration, names: a local path, else the hub."""
     name, max_bytes, val_fraction = cfg["name"], cfg.get("max_bytes"), float(cfg["val_fraction"])
     if name == "stdlib":
@@ -86,7 +86,7 @@ def build_source(cfg: Config, root: Path, prefix: str) -> Source:
     if cfg.get("path"):
         return local_source(
             name, str(cfg["path"]), root, separator=cfg.get("separator") or None, max_bytes=max_bytes,
-            val_fraction=val_fraction, field=f"{prefix}.path",
+            val_fraction=val_fraction, field=f"{prefix}.path", reading=reading,
         )  # fmt: skip
     hub = cfg["hub"]
     dataset = HubDataset(
@@ -94,10 +94,10 @@ def build_source(cfg: Config, root: Path, prefix: str) -> Source:
         subset=hub.get("subset"),
         revision=hub.get("revision"),
         files=dict(hub["files"]) if hub.get("files") else None,
-        text_field=hub["text_field"],
+        text_field=hub.get("text_field", "text"),
         splits={ours: theirs for ours, theirs in hub["splits"].items() if theirs is not None},
     )
-    return HubSource(name, dataset, max_bytes=max_bytes, val_fraction=val_fraction)
+    return HubSource(name, dataset, max_bytes=max_bytes, val_fraction=val_fraction, reading=reading)
 
 
 def build_tokenizer(cfg: Config, source: Source, root: Path) -> Tokenizer:

@@ -11,16 +11,17 @@ from typing import Any
 
 from bouton.data.build import Config, build_source, build_tokenizer, check_text, integer
 from bouton.data.curriculum import CurriculumDataModule
+from bouton.data.dialogues import dialogue_texts
 from bouton.data.documents import Piece
 from bouton.data.module import Prepared
 from bouton.data.phases import BEGINS, BLOCK, Phase
 from bouton.data.prepare import prepare_store
-from bouton.data.sources import Source, capped
+from bouton.data.sources import Reading, Source, capped
 from bouton.errors import ConfigError, suggest
 
 FORMATS = ("text", "chat")
 STDLIB = "stdlib"  # a source of this name needs no path: it is the Python standard library, as data=stdlib
-_SOURCE_FIELDS = ("path", "format", "separator", "max_bytes", "hub")
+_SOURCE_FIELDS = ("path", "format", "language", "separator", "max_bytes", "hub")
 _PHASE_FIELDS = ("length", "begin", "weights")
 
 
@@ -70,8 +71,8 @@ def _sources(cfg: Config) -> dict[str, Config]:
             raise ConfigError(f"{prefix}.format={kind} is unknown; {suggest(str(kind), FORMATS)}")
         integer(given, "max_bytes", 1, optional=True, prefix=f"{prefix}.")
         found[str(name)] = {
-            "separator": None, "path": None, "hub": None, "max_bytes": None, "format": "text", **given,
-            "name": str(name), "val_fraction": cfg["val_fraction"],
+            "separator": None, "path": None, "hub": None, "max_bytes": None, "format": "text", "language": None,
+            **given, "name": str(name), "val_fraction": cfg["val_fraction"],
         }  # fmt: skip
     if not found:
         raise ConfigError("data.sources is empty: data=curriculum needs at least one source")
@@ -128,12 +129,21 @@ def _weights(given: Any, field: str, sources: Mapping[str, Any]) -> dict[str, fl
 
 def _prepare(cfg: Config, fields: Mapping[str, Config]) -> Prepared:
     root = Path(cfg["cache_dir"]).expanduser()
-    sources = {name: build_source(given, root, f"data.sources.{name}") for name, given in fields.items()}
+    sources = {
+        name: build_source(given, root, f"data.sources.{name}", _reading(given)) for name, given in fields.items()
+    }
     train_bytes = int(cfg["tokenizer"]["train_bytes"])
     tokenizer = build_tokenizer(cfg["tokenizer"], _Together(str(cfg["name"]), sources, train_bytes), root)
     folders = {name: prepare_store(source, tokenizer, root) for name, source in sources.items()}
     names = json.dumps({name: folder.name for name, folder in sorted(folders.items())})
     return Prepared(tokenizer, hashlib.sha256(names.encode()).hexdigest()[:16], None, {}, folders)
+
+
+def _reading(given: Config) -> Reading | None:
+    if given["format"] == "text":
+        return None
+    language = given["language"]
+    return Reading(f"chat {language}", functools.partial(dialogue_texts, language=language))
 
 
 class _Together:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import glob
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from bouton.errors import DataError
 
@@ -19,6 +19,7 @@ PIECE_CHARS = 1 << 18
 _BLOCK_CHARS = 1 << 18
 
 Piece = tuple[str, bool]  # the text, and whether a document begins with it
+Texts = Callable[[Iterable[Mapping[str, Any]]], Iterator[str]]  # rows with several columns -> documents
 
 
 def find_files(path: str, field: str = "data.path") -> list[Path]:
@@ -50,29 +51,33 @@ def _is_readable_text(path: Path) -> bool:
         return b"\0" not in file.read(4096)
 
 
-def read_pieces(files: Sequence[Path], separator: str | None, text_field: str = "text") -> Iterator[Piece]:
+def read_pieces(
+    files: Sequence[Path], separator: str | None, text_field: str = "text", texts: Texts | None = None
+) -> Iterator[Piece]:
     """The documents of ``files``: separated by ``separator`` and by file ends, or one per row of .jsonl and .parquet.
 
     Line ends next to a separator do not belong to a document. Empty documents are left out. ``.gz`` is unpacked on
-    the way. Bytes that are not UTF-8 become replacement signs.
+    the way. Bytes that are not UTF-8 become replacement signs. With ``texts`` the documents are what it makes of the
+    rows of .jsonl and .parquet.
     """
     for path in files:
         try:
-            yield from _read_file(path, separator, text_field)
+            yield from _read_file(path, separator, text_field, texts)
         except (OSError, EOFError) as error:
             if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
                 raise DataError(f"{path} cannot be read: {error.strerror}") from error
             raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def _read_file(path: Path, separator: str | None, text_field: str) -> Iterator[Piece]:
+def _read_file(path: Path, separator: str | None, text_field: str, texts: Texts | None) -> Iterator[Piece]:
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
-        yield from pieces_of(_parquet(path, text_field))
+        yield from pieces_of(_parquet(path, text_field, texts))
         return
     with _open(path) as file:
         if name.endswith((".jsonl", ".ndjson")):
-            yield from pieces_of(_json_lines(path, file, text_field))
+            rows = _json_rows(path, file)
+            yield from pieces_of(_column(rows, path, text_field) if texts is None else texts(row for _, row in rows))
         else:
             yield from _separated(file, separator)
 
@@ -127,23 +132,36 @@ def pieces_of(texts: Iterator[str]) -> Iterator[Piece]:
         yield from _finish(text, True, strip=False)
 
 
-def _json_lines(path: Path, file: TextIO, text_field: str) -> Iterator[str]:
+def _json_rows(path: Path, file: TextIO) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(line number, object) of each line."""
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
-            text = json.loads(line)[text_field]
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f"{path}, line {number}: not a JSON object with the field '{text_field}'") from None
-        yield str(text)
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: not a JSON object")
+        yield number, row
 
 
-def _parquet(path: Path, text_field: str) -> Iterator[str]:
+def _column(rows: Iterable[tuple[int, Mapping[str, Any]]], path: Path, text_field: str) -> Iterator[str]:
+    for number, row in rows:
+        if text_field not in row:
+            raise DataError(f"{path}, line {number}: not a JSON object with the field '{text_field}'")
+        yield str(row[text_field])
+
+
+def _parquet(path: Path, text_field: str, texts: Texts | None) -> Iterator[str]:
     from pyarrow import ArrowInvalid  # type: ignore[import-untyped]
     from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
     try:
         table = ParquetFile(path)
+        if texts is not None:
+            yield from texts(row for batch in table.iter_batches(batch_size=256) for row in batch.to_pylist())
+            return
         if text_field not in table.schema_arrow.names:
             raise DataError(f"{path} has no column '{text_field}': it has {', '.join(table.schema_arrow.names)}")
         for batch in table.iter_batches(batch_size=256, columns=[text_field]):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bouton.data.documents import Texts
 from bouton.errors import DataError
 
 _TIMEOUT = 10.0  # seconds for the first contact; the hub's own client would retry for half a minute
@@ -34,8 +35,8 @@ class HubDataset:
     text_field: str
     splits: dict[str, str]
 
-    def documents(self, split: str) -> Iterator[str]:
-        """The documents of our ``split``, streamed; never more than a few rows in memory."""
+    def documents(self, split: str, texts: Texts | None = None) -> Iterator[str]:
+        """The documents of our ``split``, streamed: the text column or, with ``texts``, what it makes of the rows."""
         with _quiet(), _clear(f"the data set {self.repository}", "data.path=<file or folder>"):
             _reach(self.repository, self.revision, "dataset")
             from datasets import load_dataset
@@ -44,6 +45,9 @@ class HubDataset:
             if self.files is not None:
                 options["data_files"] = self.files
             rows = load_dataset(self.repository, split=self.splits[split], **options)
+            if texts is not None:
+                yield from texts(rows)
+                return
             for row in rows:
                 text = row.get(self.text_field)
                 if not isinstance(text, str):
