@@ -210,6 +210,15 @@ def test_the_standard_library_is_a_source_of_its_name(make: Make, fields: dict[s
     assert len(module.phases) == 1
 
 
+def test_the_weight_of_a_source_that_is_taken_out_counts_no_more(make: Make, fields: dict[str, Any]) -> None:
+    phases = {"talks": {"length": 8, "begin": "anywhere", "weights": {"tales": 1, "talks": 3}}}
+    module = make(sources={**fields["sources"], "tales": None}, phases=phases, val_weights={"tales": 1, "talks": 1})
+    assert (module.phases[0].weights, module.val_weights) == ({"talks": 3.0}, {"talks": 1.0})
+    assert upper(take(module, 1)[0]["tokens"]).all()
+    with pytest.raises(ConfigError, match=r"data\.phases\.words\.weights: no source has a share > 0; known: talks"):
+        make(sources={**fields["sources"], "tales": None})
+
+
 def test_other_data_or_phases_are_refused(make: Make, fields: dict[str, Any]) -> None:
     state = make().state_dict()
     path = Path(fields["sources"]["tales"]["path"])

@@ -91,7 +91,9 @@ def test_how_it_is_read_is_part_of_the_fingerprint(tmp_path: Path) -> None:
         "".join(json.dumps({"text": "a", "instruction": f"{n}", "output": "c"}) + "\n" for n in range(9))
     )
     options: dict[str, Any] = {"separator": None, "max_bytes": None, "val_fraction": 0.5}
-    make: Callable[..., Any] = lambda **more: local_source("s", str(tmp_path), tmp_path / "c", **options, **more)  # noqa: E731
+    make: Callable[..., Any] = lambda **more: local_source(
+        "s", str(tmp_path / "chat.jsonl"), tmp_path / "c", **options, **more
+    )  # noqa: E731
     plain, chat = make(), make(reading=Reading("chat", dialogue_texts))
     assert plain.fingerprint != chat.fingerprint
     assert next(chat.pieces())[1][0].startswith("<|user|>") and next(plain.pieces())[1][0] == "a"

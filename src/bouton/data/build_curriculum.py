@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def build_curriculum(cfg: Config, seed: int) -> CurriculumDataModule:
         seed=seed,
         phases=phases,
         replay=float(replay),
-        val_weights=_weights(weights, "data.val_weights", sources),
+        val_weights=_weights(weights, "data.val_weights", sources, cfg["sources"]),
         phase_val_tokens=integer(cfg, "phase_val_tokens", 1),
     )
 
@@ -97,19 +97,20 @@ def _phases(cfg: Config, seq_len: int, sources: Mapping[str, Any]) -> list[Phase
         begin = given.get("begin", "anywhere")
         if begin not in BEGINS:
             raise ConfigError(f"{prefix}.begin={begin} is unknown; {suggest(str(begin), BEGINS)}")
-        phases.append(Phase(str(name), length, begin, _weights(given.get("weights"), f"{prefix}.weights", sources)))
+        weights = _weights(given.get("weights"), f"{prefix}.weights", sources, cfg["sources"])
+        phases.append(Phase(str(name), length, begin, weights))
     if not phases:
         raise ConfigError("data.phases is empty: data=curriculum needs at least one phase")
     return phases
 
 
-def _weights(given: Any, field: str, sources: Mapping[str, Any]) -> dict[str, float]:
-    """Source -> share, without the sources that are left out and those of weight 0."""
+def _weights(given: Any, field: str, sources: Mapping[str, Any], removed: Container[str]) -> dict[str, float]:
+    """Source -> share, without those of weight 0 and those of ``removed`` sources, which are null."""
     if not isinstance(given, Mapping):
         raise ConfigError(f"{field}={given} must map sources to shares; known: {', '.join(sources)}")
     found = {}
     for source, weight in given.items():
-        if weight is None:
+        if weight is None or (source in removed and source not in sources):
             continue
         if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
             raise ConfigError(f"{field}.{source}={weight} must be a number >= 0")
