@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +90,10 @@ def test_how_it_is_read_is_part_of_the_fingerprint(tmp_path: Path) -> None:
         "".join(json.dumps({"text": "a", "instruction": f"{n}", "output": "c"}) + "\n" for n in range(9))
     )
     options: dict[str, Any] = {"separator": None, "max_bytes": None, "val_fraction": 0.5}
-    make: Callable[..., Any] = lambda **more: local_source(
-        "s", str(tmp_path / "chat.jsonl"), tmp_path / "c", **options, **more
-    )  # noqa: E731
-    plain, chat = make(), make(reading=Reading("chat", dialogue_texts))
+
+    def make(reading: Reading | None = None) -> Any:
+        return local_source("s", str(tmp_path / "chat.jsonl"), tmp_path / "c", reading=reading, **options)
+
+    plain, chat = make(), make(Reading("chat", dialogue_texts))
     assert plain.fingerprint != chat.fingerprint
     assert next(chat.pieces())[1][0].startswith("<|user|>") and next(plain.pieces())[1][0] == "a"
