@@ -70,14 +70,15 @@ def _read_file(path: Path, separator: str | None, text_field: str) -> Iterator[P
     if name.endswith(".parquet"):
         yield from pieces_of(_parquet(path, text_field))
         return
-    with _open(path) as file:
+    with open_text(path) as file:
         if name.endswith((".jsonl", ".ndjson")):
             yield from pieces_of(_json_lines(path, file, text_field))
         else:
             yield from _separated(file, separator)
 
 
-def _open(path: Path) -> TextIO:
+def open_text(path: Path) -> TextIO:
+    """A text file, unpacked on the way if it is ``.gz``."""
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="")
     return path.open("r", encoding="utf-8", errors="replace", newline="")
