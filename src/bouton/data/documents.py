@@ -74,7 +74,7 @@ def _read_file(path: Path, separator: str | None, text_field: str, texts: Texts 
     if name.endswith(".parquet"):
         yield from pieces_of(_parquet(path, text_field, texts))
         return
-    with _open(path) as file:
+    with open_text(path) as file:
         if name.endswith((".jsonl", ".ndjson")):
             rows = _json_rows(path, file)
             yield from pieces_of(_column(rows, path, text_field) if texts is None else texts(row for _, row in rows))
@@ -82,7 +82,8 @@ def _read_file(path: Path, separator: str | None, text_field: str, texts: Texts 
             yield from _separated(file, separator)
 
 
-def _open(path: Path) -> TextIO:
+def open_text(path: Path) -> TextIO:
+    """A text file, unpacked on the way if it is ``.gz``."""
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="")
     return path.open("r", encoding="utf-8", errors="replace", newline="")
