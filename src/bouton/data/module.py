@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
+from rich.console import Console
 
+from bouton.data.chat_rows import ChatRows
 from bouton.data.packing import IGNORED, Batch, PackedRows
 from bouton.data.sampler import sample_indices, training_rows
 from bouton.data.store import open_store
@@ -122,12 +124,24 @@ class TokenDataModule(LightningDataModule):
         store = open_store(folder / split)
         if store.meta["tokenizer"]["fingerprint"] != self.tokenizer.fingerprint:
             raise DataError(f"the token files at {folder} were made by another tokenizer: delete them and run again")
+        if store.spans is not None:
+            return self._conversations(ChatRows(store, self.seq_len), split)
         if len(store) <= self.seq_len:
             raise ConfigError(
                 f"data.seq_len={self.seq_len} is longer than the {split} split of data={self.name} "
                 f"({len(store)} tokens); at most {len(store) - 1}"
             )
         return PackedRows(store, self.seq_len)
+
+    def _conversations(self, rows: ChatRows, split: str) -> ChatRows:
+        if not len(rows):
+            raise ConfigError(
+                f"data.seq_len={self.seq_len} is too short: in no conversation of the {split} split of "
+                f"data={self.name} an answer begins within it"
+            )
+        if self.ranks()[0] == 0:
+            Console(stderr=True, soft_wrap=True, highlight=False).print(f"data={self.name}, {split}: {rows.note}")
+        return rows
 
     @property
     def tokenizer(self) -> Tokenizer:
