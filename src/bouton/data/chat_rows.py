@@ -1,7 +1,7 @@
 """Rows of fixed length from whole conversations: packed, never cut inside a turn unless a turn is longer than a row.
 
-A row holds one conversation after the other, each with fresh state; what is left at the end is filled up. A conversation
-that is longer than a row is split behind answers. Its later parts begin like conversations of their own, with
+A row holds one conversation after the other, each with fresh state; what is left at the end is filled up. What is
+longer than a row is split behind answers. Its later parts begin like conversations of their own, with
 ``eot_id`` in the place of the token that ended the answer before. An exchange that is longer than a row loses its end,
 or is left out where no learned token lies in the part that fits; how much is lost is said.
 """
@@ -174,4 +174,5 @@ def _learned(spans: Ints, pieces: Ints) -> int:
 def _ranges(begins: Ints, counts: Ints) -> Ints:
     """The ranges [begin, begin + count) one after the other."""
     shift = np.cumsum(counts) - counts
-    return np.arange(counts.sum(), dtype=np.int64) + np.repeat(begins - shift, counts)
+    places: Ints = np.arange(counts.sum(), dtype=np.int64) + np.repeat(begins - shift, counts)
+    return places

@@ -6,6 +6,7 @@ the first answer, so that the same question with two answers never straddles the
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 from bouton.data.chat import Conversation, conversations_of, read_conversations
 from bouton.data.documents import Piece, find_files
 from bouton.data.hub import HubDataset
-from bouton.data.sources import group_files, remembered, survey
+from bouton.data.sources import Survey, group_files, remembered, survey
 from bouton.errors import DataError
 
 _READER = 1  # version of what the reader makes of a row
@@ -89,25 +90,23 @@ def local_chat(
     Raises:
         DataError: there is no conversation, or a row has an unknown form.
     """
-    groups = group_files([file for file in find_files(path) if not Path(path).is_dir() or _may_hold(file)])
+    groups = group_files([file for file in find_files(path) if not Path(path).expanduser().is_dir() or _may_hold(file)])
     if not any(groups.values()):
         raise DataError(f"data.path={path} holds no .jsonl, .json or .parquet files")
-    readers: dict[str, Callable[[], Iterator[Conversation]]] = {
-        group: (lambda files=files: read_conversations(files, where)) for group, files in groups.items()
-    }
-    facts, num_bytes = {}, 0
+    readers = {group: functools.partial(read_conversations, files, where) for group, files in groups.items()}
+    facts, total = {}, 0
     for group, files in groups.items():
         key = ["chat", _READER, dict(where or {})]
-        found = remembered(files, key, cache_dir, lambda read=readers[group]: survey(_messages(read())))
+        found = remembered(files, key, cache_dir, functools.partial(_survey, readers[group]))
         if not found.documents:
             raise DataError(
                 f"data.path={path} holds no conversation" + ("" if group == "all" else f" for the split '{group}'")
             )
         facts[group] = {"sha256": found.digest, "conversations": found.documents}
-        num_bytes += found.num_bytes
+        total += found.num_bytes
     return ChatSource(
         name, readers, facts={"groups": facts}, val_fraction=val_fraction, max_bytes=max_bytes,
-        total_bytes=num_bytes if max_bytes is None else None,
+        total_bytes=total if max_bytes is None else None,
     )  # fmt: skip
 
 
@@ -133,6 +132,10 @@ def num_bytes(conversation: Conversation) -> int:
 def _may_hold(path: Path) -> bool:
     """In a folder, files of other kinds (a README, a licence) are left out."""
     return path.name.removesuffix(".gz").endswith((".jsonl", ".ndjson", ".json", ".parquet"))
+
+
+def _survey(read: Callable[[], Iterator[Conversation]]) -> Survey:
+    return survey(_messages(read()))
 
 
 def _messages(conversations: Iterator[Conversation]) -> Iterator[Piece]:
