@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from bouton.data import build_datamodule
+from bouton.data.chat import ChatTemplate
 from bouton.data.curriculum import CurriculumDataModule
 from bouton.errors import CheckpointError, ConfigError, DataError
 
@@ -200,6 +201,36 @@ def test_one_tokenizer_is_trained_on_all_sources(make: Make) -> None:
     assert set(folders) == {"tales", "talks"} and len(set(folders.values())) == 2
     assert module.fingerprint != make().fingerprint
     module.setup()
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+def test_conversations_are_a_source_among_texts(kind: str, make: Make, fields: dict[str, Any], tmp_path: Path) -> None:
+    rows = [
+        {
+            "instruction": f"How many birds are {n} and {n}?",
+            "output": f"They are {2 * n}.",
+            "lang": "en" if n % 2 else "de",
+        }
+        for n in range(120)
+    ]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chat = {"path": str(tmp_path / "chat.jsonl"), "format": "chat", "where": {"lang": "en"}}
+    phases = {"talk": {"length": 16, "begin": "anywhere", "weights": {"chat": 1}}}
+    module = make(
+        sources={**fields["sources"], "chat": chat}, phases=phases, tokenizer={"kind": kind, "vocab_size": 320}
+    )
+    store = module.open_store(module.prepared.sources["chat"], "train")
+    template = ChatTemplate(module.tokenizer)
+    assert template.special == (kind == "bpe")
+    texts = [module.tokenizer.decode(store.document(n)) for n in range(len(store.documents))]
+    assert 30 < len(texts) < 60 and all("How many birds" in text and "They are" in text for text in texts)
+    assert all(int(text.split("They are ")[1].split(".")[0]) % 4 == 2 for text in texts)  # the others are German
+    batch = take(module, 1)[0]
+    assert (batch["targets"] != -100).all()  # all tokens are learned, not the answers alone
+    begins = batch["tokens"][:, 1:][batch["starts"][:, 1:]]
+    assert (begins == module.tokenizer.eot_id).all()
+    ends = (batch["tokens"] == template.end_id).sum()
+    assert kind == "bpe" or ends > batch["starts"][:, 1:].sum()  # turns end inside conversations
 
 
 def test_the_standard_library_is_a_source_of_its_name(make: Make, fields: dict[str, Any]) -> None:

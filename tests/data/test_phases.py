@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bouton.data import TokenDataModule, TokenStore
+from bouton.data import ByteTokenizer, TokenDataModule, TokenStore
 from bouton.data.phases import BLOCK, Part, Phase, PhaseRows, phase_parts, pieces_of_store, shares
 from bouton.data.sentences import sentence_table
 from bouton.errors import DataError
@@ -128,3 +128,18 @@ def test_replay_repeats_the_earlier_phases_equally() -> None:
     assert phase_parts([a, b, c], 1, 0.2) == [(b, "x", 200), (b, "y", 600), (a, "x", 200)]
     assert phase_parts([a, b, c], 2, 0.2) == [(c, "y", 800), (a, "x", 100), (b, "x", 25), (b, "y", 75)]
     assert phase_parts([a, b, c], 2, 0.0) == [(c, "y", 1000)]
+
+
+@pytest.mark.parametrize("begin", ["anywhere", "sentence"])
+def test_an_end_inside_a_document_begins_none(begin: str, tmp_path: Path) -> None:
+    """Turns of a conversation may end with ``eot_id``: state must survive that."""
+    eot = ByteTokenizer.eot_id
+    tokens = np.array([eot, *b"Hi.", eot, *b"Yes. So", eot, *b"Two", eot, eot, *b"End"], dtype=np.uint16)
+    documents = np.array([0, 16], dtype=np.int64)
+    store = TokenStore(tmp_path, tokens, documents, 0, {})
+    pieces = pieces_of_store(store, Phase("p", 4, begin, {}), ByteTokenizer(), "s")
+    found, starts = pieces.gather(np.arange(len(pieces)))
+    if begin == "anywhere":
+        assert np.flatnonzero(starts.reshape(-1)).tolist() == [0, 16]
+    else:
+        assert (found[:, 0] == eot).all() and starts[:, 0].all() and not starts[:-1, 1:].any()

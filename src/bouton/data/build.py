@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bouton.data.chat import MARKERS
+from bouton.data.chat_source import ChatSource, hub_chat, local_chat
+from bouton.data.chat_store import prepare_chat
 from bouton.data.hub import HubDataset
 from bouton.data.module import Prepared, TokenDataModule
 from bouton.data.mqar import MQARRows
 from bouton.data.prepare import prepare_bpe, prepare_store
-from bouton.data.sources import HubSource, Reading, Source, local_source, stdlib_source
-from bouton.data.tokenizers import KINDS, SMALLEST_BPE, ByteTokenizer, IntegerTokenizer, Tokenizer, load_bpe, load_gpt2
+from bouton.data.sources import HubSource, Source, local_source, stdlib_source
+from bouton.data.tokenizers import (
+    KINDS,
+    SMALLEST_BPE,
+    ByteTokenizer,
+    IntegerTokenizer,
+    Tokenizer,
+    load_bpe,
+    load_gpt2,
+    load_tokenizer,
+)
 from bouton.errors import ConfigError, suggest
 
 HUB_NAMES = ("fineweb_edu", "openwebtext", "shakespeare", "tinystories")
-NAMES = (*HUB_NAMES, "curriculum", "mqar", "stdlib", "text")
+CHAT_NAMES = ("alpaca", "chat", "dolly", "oasst", "smoltalk")
+NAMES = (*HUB_NAMES, *CHAT_NAMES, "curriculum", "mqar", "stdlib", "text")
+SAVED = "saved"  # data.tokenizer.kind: the tokenizer of a run, at data.tokenizer.path
 
 Config = Mapping[str, Any]
 
@@ -44,6 +58,9 @@ def build_datamodule(cfg: Config, seed: int = 0) -> TokenDataModule:
     if name == "mqar":
         rows = {"train": _mqar(cfg, seq_len, seed, 0), "val": _mqar(cfg, seq_len, 0, 1)}
         prepare = functools.partial(_prepare_mqar, cfg, rows)
+    elif name in CHAT_NAMES:
+        check_text(cfg)
+        prepare = functools.partial(_prepare_chat, cfg)
     else:
         check_text(cfg)
         prepare = functools.partial(_prepare_text, cfg)
@@ -54,14 +71,16 @@ def build_datamodule(cfg: Config, seed: int = 0) -> TokenDataModule:
 
 def check_text(cfg: Config) -> None:
     """Everything that can be said before the text is read."""
-    if cfg["name"] == "text" and not cfg.get("path"):
-        raise ConfigError("data.path is not set: data=text needs data.path=<file, folder or glob>")
+    if cfg["name"] in ("chat", "text") and not cfg.get("path"):
+        raise ConfigError(f"data.path is not set: data={cfg['name']} needs data.path=<file, folder or glob>")
     fraction = cfg["val_fraction"]
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
         raise ConfigError(f"data.val_fraction={fraction} must be a number > 0 and < 1")
     integer(cfg, "max_bytes", 1, optional=True)
     tokenizer = cfg["tokenizer"]
-    if tokenizer["kind"] not in KINDS:
+    if tokenizer["kind"] == SAVED and not tokenizer.get("path"):
+        raise ConfigError("data.tokenizer.path is not set: data.tokenizer.kind=saved needs the tokenizer of a run")
+    if tokenizer["kind"] not in (*KINDS, SAVED):
         raise ConfigError(
             f"data.tokenizer.kind={tokenizer['kind']} is unknown; {suggest(str(tokenizer['kind']), KINDS)}"
         )
@@ -72,13 +91,32 @@ def check_text(cfg: Config) -> None:
 
 def _prepare_text(cfg: Config) -> Prepared:
     root = Path(cfg["cache_dir"]).expanduser()
-    source = build_source(cfg, root, "data")
+    source = build_source(cfg, root)
     tokenizer = build_tokenizer(cfg["tokenizer"], source, root)
     folder = prepare_store(source, tokenizer, root)
     return Prepared(tokenizer, folder.name, folder, {})
 
 
-def build_source(cfg: Config, root: Path, prefix: str, reading: Reading | None = None) -> Source:
+def _prepare_chat(cfg: Config) -> Prepared:
+    root = Path(cfg["cache_dir"]).expanduser()
+    source = chat_source(cfg, root)
+    tokenizer = build_tokenizer(cfg["tokenizer"], source, root, MARKERS)
+    folder = prepare_chat(source, tokenizer, root)
+    return Prepared(tokenizer, folder.name, folder, {})
+
+
+def chat_source(cfg: Config, root: Path, prefix: str = "data") -> ChatSource:
+    """The conversations that ``cfg``, the node ``prefix`` of the configuration, names: a local path, else the hub."""
+    where, max_bytes, val_fraction = cfg.get("where"), cfg.get("max_bytes"), float(cfg["val_fraction"])
+    if cfg.get("path"):
+        return local_chat(
+            cfg["name"], str(cfg["path"]), root, where=where, max_bytes=max_bytes, val_fraction=val_fraction,
+            field=f"{prefix}.path",
+        )  # fmt: skip
+    return hub_chat(cfg["name"], _hub(cfg["hub"]), where=where, max_bytes=max_bytes, val_fraction=val_fraction)
+
+
+def build_source(cfg: Config, root: Path, prefix: str = "data") -> Source:
     """The text that ``cfg``, the node ``prefix`` of the configuration, names: a local path, else the hub."""
     name, max_bytes, val_fraction = cfg["name"], cfg.get("max_bytes"), float(cfg["val_fraction"])
     if name == "stdlib":
@@ -86,28 +124,33 @@ def build_source(cfg: Config, root: Path, prefix: str, reading: Reading | None =
     if cfg.get("path"):
         return local_source(
             name, str(cfg["path"]), root, separator=cfg.get("separator") or None, max_bytes=max_bytes,
-            val_fraction=val_fraction, field=f"{prefix}.path", reading=reading,
+            val_fraction=val_fraction, field=f"{prefix}.path",
         )  # fmt: skip
-    hub = cfg["hub"]
-    dataset = HubDataset(
+    return HubSource(name, _hub(cfg["hub"]), max_bytes=max_bytes, val_fraction=val_fraction)
+
+
+def _hub(hub: Config) -> HubDataset:
+    return HubDataset(
         repository=hub["repository"],
         subset=hub.get("subset"),
         revision=hub.get("revision"),
         files=dict(hub["files"]) if hub.get("files") else None,
-        text_field=hub.get("text_field", "text"),
+        text_field=hub.get("text_field", ""),
         splits={ours: theirs for ours, theirs in hub["splits"].items() if theirs is not None},
     )
-    return HubSource(name, dataset, max_bytes=max_bytes, val_fraction=val_fraction, reading=reading)
 
 
-def build_tokenizer(cfg: Config, source: Source, root: Path) -> Tokenizer:
+def build_tokenizer(cfg: Config, source: Source, root: Path, specials: Sequence[str] = ()) -> Tokenizer:
+    """The tokenizer of ``data.tokenizer``; BPE without a path is trained on ``source``, with these special tokens."""
+    if cfg["kind"] == SAVED:
+        return load_tokenizer(Path(cfg["path"]).expanduser())
     if cfg["kind"] == "bytes":
         return ByteTokenizer()
     if cfg["kind"] == "gpt2":
         return load_gpt2(cfg.get("path"))
     if cfg.get("path"):
         return load_bpe(cfg["path"])
-    return prepare_bpe(source, int(cfg["vocab_size"]), int(cfg["train_bytes"]), root)
+    return prepare_bpe(source, int(cfg["vocab_size"]), int(cfg["train_bytes"]), root, specials)
 
 
 def _mqar(cfg: Config, seq_len: int, seed: int, split: int) -> MQARRows:

@@ -5,23 +5,25 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bouton.data.build import Config, build_source, build_tokenizer, check_text, integer
+from bouton.data.build import Config, build_source, build_tokenizer, chat_source, check_text, integer
+from bouton.data.chat import MARKERS
+from bouton.data.chat_source import ChatSource
+from bouton.data.chat_store import prepare_chat
 from bouton.data.curriculum import CurriculumDataModule
-from bouton.data.dialogues import dialogue_texts
 from bouton.data.documents import Piece
 from bouton.data.module import Prepared
 from bouton.data.phases import BEGINS, BLOCK, Phase
 from bouton.data.prepare import prepare_store
-from bouton.data.sources import Reading, Source, capped
+from bouton.data.sources import Source, capped
 from bouton.errors import ConfigError, suggest
 
 FORMATS = ("text", "chat")
 STDLIB = "stdlib"  # a source of this name needs no path: it is the Python standard library, as data=stdlib
-_SOURCE_FIELDS = ("path", "format", "language", "separator", "max_bytes", "hub")
+_SOURCE_FIELDS = ("path", "format", "where", "separator", "max_bytes", "hub")
 _PHASE_FIELDS = ("length", "begin", "weights")
 
 
@@ -71,7 +73,7 @@ def _sources(cfg: Config) -> dict[str, Config]:
             raise ConfigError(f"{prefix}.format={kind} is unknown; {suggest(str(kind), FORMATS)}")
         integer(given, "max_bytes", 1, optional=True, prefix=f"{prefix}.")
         found[str(name)] = {
-            "separator": None, "path": None, "hub": None, "max_bytes": None, "format": "text", "language": None,
+            "separator": None, "path": None, "hub": None, "max_bytes": None, "format": "text", "where": None,
             **given, "name": str(name), "val_fraction": cfg["val_fraction"],
         }  # fmt: skip
     if not found:
@@ -130,32 +132,34 @@ def _weights(given: Any, field: str, sources: Mapping[str, Any], removed: Contai
 
 def _prepare(cfg: Config, fields: Mapping[str, Config]) -> Prepared:
     root = Path(cfg["cache_dir"]).expanduser()
-    sources = {
-        name: build_source(given, root, f"data.sources.{name}", _reading(given)) for name, given in fields.items()
+    sources = {name: _source(given, root) for name, given in fields.items()}
+    together = _Together(str(cfg["name"]), list(sources.values()), int(cfg["tokenizer"]["train_bytes"]))
+    chats = any(isinstance(source, ChatSource) for source in sources.values())
+    tokenizer = build_tokenizer(cfg["tokenizer"], together, root, MARKERS if chats else ())
+    folders = {
+        name: prepare_chat(source, tokenizer, root)
+        if isinstance(source, ChatSource)
+        else prepare_store(source, tokenizer, root)
+        for name, source in sources.items()
     }
-    train_bytes = int(cfg["tokenizer"]["train_bytes"])
-    tokenizer = build_tokenizer(cfg["tokenizer"], _Together(str(cfg["name"]), sources, train_bytes), root)
-    folders = {name: prepare_store(source, tokenizer, root) for name, source in sources.items()}
     names = json.dumps({name: folder.name for name, folder in sorted(folders.items())})
     return Prepared(tokenizer, hashlib.sha256(names.encode()).hexdigest()[:16], None, {}, folders)
 
 
-def _reading(given: Config) -> Reading | None:
-    if given["format"] == "text":
-        return None
-    language = given["language"]
-    return Reading(f"chat {language}", functools.partial(dialogue_texts, language=language))
+def _source(given: Config, root: Path) -> Source | ChatSource:
+    build = chat_source if given["format"] == "chat" else build_source
+    return build(given, root, f"data.sources.{given['name']}")
 
 
 class _Together:
     """The training text that one tokenizer for all sources is trained on: equally many bytes of each."""
 
-    def __init__(self, name: str, sources: Mapping[str, Source], total_bytes: int) -> None:
+    def __init__(self, name: str, sources: Sequence[Source | ChatSource], total_bytes: int) -> None:
         self.name = name
         self.total_bytes: int | None = total_bytes
-        self.description = {"sources": [source.fingerprint for source in sources.values()]}
+        self.description = {"sources": [source.fingerprint for source in sources]}
         self.fingerprint = hashlib.sha256(json.dumps(self.description).encode()).hexdigest()
-        self._sources = list(sources.values())
+        self._sources = list(sources)
         self._each = max(1, total_bytes // len(self._sources))
 
     def pieces(self) -> Iterator[tuple[str, Piece]]:

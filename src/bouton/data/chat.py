@@ -128,17 +128,22 @@ class ChatTemplate:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read_conversations(files: Sequence[Path]) -> Iterator[Conversation]:
+def read_conversations(files: Sequence[Path], where: Mapping[str, Any] | None = None) -> Iterator[Conversation]:
     """The conversations of ``.jsonl``, ``.json`` (a list) and ``.parquet`` files, the first two also as ``.gz``.
+
+    Args:
+        where: column -> value that a row must have; None: all rows.
 
     Raises:
         DataError: a file cannot be read or has another form; the message names file and row.
     """
     for path in files:
-        yield from conversations_of(_rows(path), str(path))
+        yield from conversations_of(_rows(path), str(path), where)
 
 
-def conversations_of(rows: Iterable[Mapping[str, Any]], origin: str = "the data set") -> Iterator[Conversation]:
+def conversations_of(
+    rows: Iterable[Mapping[str, Any]], origin: str = "the data set", where: Mapping[str, Any] | None = None
+) -> Iterator[Conversation]:
     """The conversations of rows in any of the known forms.
 
     Messages of OpenAssistant, one a row, are put together tree by tree: the rows of a tree follow one another. Of each
@@ -147,9 +152,12 @@ def conversations_of(rows: Iterable[Mapping[str, Any]], origin: str = "the data 
 
     Args:
         origin: where the rows come from, for error messages.
+        where: column -> value that a row must have; None: all rows.
     """
     tree: list[Mapping[str, Any]] = []
     for number, row in enumerate(rows, 1):
+        if where and not _chosen(row, where):
+            continue
         if tree and not (_is_node(row) and _tree_of(row) == _tree_of(tree[0])):
             yield from _told(_best_path(_nested(tree)))
             tree = []
@@ -162,6 +170,12 @@ def conversations_of(rows: Iterable[Mapping[str, Any]], origin: str = "the data 
             raise DataError(f"{origin}, row {number}: {_reason(error, row)}") from None
     if tree:
         yield from _told(_best_path(_nested(tree)))
+
+
+def _chosen(row: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
+    if missing := [column for column in where if column not in row]:
+        raise DataError(f"data.where.{missing[0]}: there is no such column; {suggest(missing[0], map(str, row))}")
+    return all(row[column] == value for column, value in where.items())
 
 
 def _messages(row: Mapping[str, Any]) -> list[Message]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import glob
 import gzip
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from bouton.errors import DataError
 
@@ -19,7 +19,6 @@ PIECE_CHARS = 1 << 18
 _BLOCK_CHARS = 1 << 18
 
 Piece = tuple[str, bool]  # the text, and whether a document begins with it
-Texts = Callable[[Iterable[Mapping[str, Any]]], Iterator[str]]  # rows with several columns -> documents
 
 
 def find_files(path: str, field: str = "data.path") -> list[Path]:
@@ -51,33 +50,29 @@ def _is_readable_text(path: Path) -> bool:
         return b"\0" not in file.read(4096)
 
 
-def read_pieces(
-    files: Sequence[Path], separator: str | None, text_field: str = "text", texts: Texts | None = None
-) -> Iterator[Piece]:
+def read_pieces(files: Sequence[Path], separator: str | None, text_field: str = "text") -> Iterator[Piece]:
     """The documents of ``files``: separated by ``separator`` and by file ends, or one per row of .jsonl and .parquet.
 
     Line ends next to a separator do not belong to a document. Empty documents are left out. ``.gz`` is unpacked on
-    the way. Bytes that are not UTF-8 become replacement signs. With ``texts`` the documents are what it makes of the
-    rows of .jsonl and .parquet.
+    the way. Bytes that are not UTF-8 become replacement signs.
     """
     for path in files:
         try:
-            yield from _read_file(path, separator, text_field, texts)
+            yield from _read_file(path, separator, text_field)
         except (OSError, EOFError) as error:
             if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
                 raise DataError(f"{path} cannot be read: {error.strerror}") from error
             raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def _read_file(path: Path, separator: str | None, text_field: str, texts: Texts | None) -> Iterator[Piece]:
+def _read_file(path: Path, separator: str | None, text_field: str) -> Iterator[Piece]:
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
-        yield from pieces_of(_parquet(path, text_field, texts))
+        yield from pieces_of(_parquet(path, text_field))
         return
     with open_text(path) as file:
         if name.endswith((".jsonl", ".ndjson")):
-            rows = _json_rows(path, file)
-            yield from pieces_of(_column(rows, path, text_field) if texts is None else texts(row for _, row in rows))
+            yield from pieces_of(_json_lines(path, file, text_field))
         else:
             yield from _separated(file, separator)
 
@@ -133,36 +128,23 @@ def pieces_of(texts: Iterator[str]) -> Iterator[Piece]:
         yield from _finish(text, True, strip=False)
 
 
-def _json_rows(path: Path, file: TextIO) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(line number, object) of each line."""
+def _json_lines(path: Path, file: TextIO, text_field: str) -> Iterator[str]:
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: not a JSON object")
-        yield number, row
+            text = json.loads(line)[text_field]
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"{path}, line {number}: not a JSON object with the field '{text_field}'") from None
+        yield str(text)
 
 
-def _column(rows: Iterable[tuple[int, Mapping[str, Any]]], path: Path, text_field: str) -> Iterator[str]:
-    for number, row in rows:
-        if text_field not in row:
-            raise DataError(f"{path}, line {number}: not a JSON object with the field '{text_field}'")
-        yield str(row[text_field])
-
-
-def _parquet(path: Path, text_field: str, texts: Texts | None) -> Iterator[str]:
+def _parquet(path: Path, text_field: str) -> Iterator[str]:
     from pyarrow import ArrowInvalid  # type: ignore[import-untyped]
     from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
     try:
         table = ParquetFile(path)
-        if texts is not None:
-            yield from texts(row for batch in table.iter_batches(batch_size=256) for row in batch.to_pylist())
-            return
         if text_field not in table.schema_arrow.names:
             raise DataError(f"{path} has no column '{text_field}': it has {', '.join(table.schema_arrow.names)}")
         for batch in table.iter_batches(batch_size=256, columns=[text_field]):

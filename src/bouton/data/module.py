@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
+from rich.console import Console
 
+from bouton.data.chat_rows import ChatRows
 from bouton.data.packing import IGNORED, Batch, PackedRows
 from bouton.data.sampler import sample_indices, training_rows
 from bouton.data.store import TokenStore, open_store
@@ -125,7 +127,10 @@ class TokenDataModule(LightningDataModule):
             return self.prepared.rows.get(split)
         if split == "test" and not (folder / split).is_dir():
             return None
-        return self._packed(self.open_store(folder, split), split, f"data={self.name}")
+        store = self.open_store(folder, split)
+        if store.spans is not None:
+            return self._conversations(ChatRows(store, self.seq_len), split)
+        return self._packed(store, split, f"data={self.name}")
 
     def open_store(self, folder: Path, split: str) -> TokenStore:
         """A split of ``folder``, checked to be written by this tokenizer."""
@@ -141,6 +146,16 @@ class TokenDataModule(LightningDataModule):
                 f"({len(store)} tokens); at most {len(store) - 1}"
             )
         return PackedRows(store, self.seq_len)
+
+    def _conversations(self, rows: ChatRows, split: str) -> ChatRows:
+        if not len(rows):
+            raise ConfigError(
+                f"data.seq_len={self.seq_len} is too short: in no conversation of the {split} split of "
+                f"data={self.name} an answer begins within it"
+            )
+        if self.ranks()[0] == 0:
+            Console(stderr=True, soft_wrap=True, highlight=False).print(f"data={self.name}, {split}: {rows.note}")
+        return rows
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -58,22 +58,26 @@ class Pieces(Protocol):
 
 
 class _Windows:
-    """Tokens at places of a store."""
+    """Tokens at places of a store, and where documents begin among them."""
 
-    def __init__(self, store: TokenStore, length: int, eot_id: int) -> None:
+    def __init__(self, store: TokenStore, length: int) -> None:
         self._tokens = store.tokens
+        self._documents = store.documents
         self._span = np.arange(length + 1)
-        self._eot_id = eot_id
 
-    def _read(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.asarray(self._tokens[places[..., None] + self._span], dtype=np.int64)
+    def _read(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        index = places[..., None] + self._span
+        inner = index[..., :-1]
+        # not where eot_id stands: a turn of a conversation may end with it
+        nearest = np.minimum(np.searchsorted(self._documents, inner), len(self._documents) - 1)
+        return np.asarray(self._tokens[index], dtype=np.int64), self._documents[nearest] == inner
 
 
 class EndToEnd(_Windows):
     """Piece i is tokens [i n, i n + n)."""
 
-    def __init__(self, store: TokenStore, length: int, eot_id: int) -> None:
-        super().__init__(store, length, eot_id)
+    def __init__(self, store: TokenStore, length: int) -> None:
+        super().__init__(store, length)
         self._length = length
         self._count = max(0, (len(store) - 1) // length)
 
@@ -81,15 +85,15 @@ class EndToEnd(_Windows):
         return self._count
 
     def gather(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        tokens = self._read(index * self._length)
-        return tokens, tokens[..., :-1] == self._eot_id  # text never encodes to it: a document begins there
+        return self._read(index * self._length)
 
 
 class FromSentences(_Windows):
     """Piece i begins with ``eot_id`` and the i-th sentence."""
 
     def __init__(self, store: TokenStore, length: int, tokenizer: Tokenizer) -> None:
-        super().__init__(store, length, tokenizer.eot_id)
+        super().__init__(store, length)
+        self._eot_id = tokenizer.eot_id
         table = sentence_table(store, tokenizer)
         self._places = table[: np.searchsorted(table, len(store) - length, side="left")]
 
@@ -97,9 +101,9 @@ class FromSentences(_Windows):
         return len(self._places)
 
     def gather(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        tokens = self._read(np.asarray(self._places[index]))
-        tokens[..., 0] = self._eot_id
-        return tokens, tokens[..., :-1] == self._eot_id
+        tokens, starts = self._read(np.asarray(self._places[index]))
+        tokens[..., 0], starts[..., 0] = self._eot_id, True
+        return tokens, starts
 
 
 def pieces_of_store(store: TokenStore, phase: Phase, tokenizer: Tokenizer, source: str) -> Pieces:
@@ -112,7 +116,7 @@ def pieces_of_store(store: TokenStore, phase: Phase, tokenizer: Tokenizer, sourc
     if phase.begin == "sentence":
         pieces = FromSentences(store, phase.length, tokenizer)
     else:
-        pieces = EndToEnd(store, phase.length, tokenizer.eot_id)
+        pieces = EndToEnd(store, phase.length)
     if not len(pieces):
         raise DataError(
             f"data.phases.{phase.name}: no piece of {phase.length} tokens in {store.folder.name} of the source "

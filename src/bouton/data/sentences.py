@@ -61,12 +61,15 @@ def _opened(path: Path, store: TokenStore) -> NDArray[np.int64]:
 
 def _parts(store: TokenStore, tokenizer: Tokenizer) -> Any:
     signs = _Signs.of(tokenizer)
+    documents = np.asarray(store.documents)
     for begin in range(0, len(store), _CHUNK):
         end = min(begin + _CHUNK, len(store))
         low = max(0, begin - _LOOK_BACK)
         # one token more: the table holds the place before a sentence
         ids = np.asarray(store.tokens[low : min(end + 1, len(store))], dtype=np.int64)
-        before = np.append(_begins(ids, signs)[1:], False) | (ids == tokenizer.eot_id)
+        before = np.append(_begins(ids, signs)[1:], False)
+        inside = documents[np.searchsorted(documents, begin) : np.searchsorted(documents, end)]
+        before[inside - low] = True
         yield np.flatnonzero(before[begin - low : end - low]) + begin
 
 

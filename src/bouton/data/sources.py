@@ -13,12 +13,12 @@ import json
 import os
 import re
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from bouton.data.documents import Piece, Texts, find_files, pieces_of, read_pieces
+from bouton.data.documents import Piece, find_files, pieces_of, read_pieces
 from bouton.data.hub import HubDataset
 from bouton.errors import DataError
 from bouton.files import write_text
@@ -30,18 +30,6 @@ _FEWEST_VAL_DOCUMENTS = 5  # expected; with fewer, a split by position
 # Parts of the standard library that are tests, tables, demonstrations, or the same text twice.
 _STDLIB_SKIP = {"site-packages", "dist-packages", "test", "tests", "idlelib", "encodings", "pydoc_data", "lib2to3",
                 "turtledemo", "__pycache__", "_bundled"}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How rows of several columns become documents.
-
-    Attributes:
-        name: everything that decides it, for fingerprints.
-    """
-
-    name: str
-    texts: Texts
 
 
 class Source(Protocol):
@@ -99,7 +87,6 @@ class LocalSource:
         max_bytes: int | None,
         val_fraction: float,
         origin: str,
-        reading: Reading | None = None,
     ) -> None:
         """
         Args:
@@ -107,12 +94,10 @@ class LocalSource:
             cache_dir: where the survey of unchanged files is remembered.
             max_bytes: read no more than that of each group; None for all.
             origin: the field and value that named the files, for error messages.
-            reading: of .jsonl and .parquet; None: the column "text".
         """
         self.name = name
         self._groups = dict(groups)
         self._separator = separator
-        self._reading = reading
         self._max_bytes = max_bytes
         self._val_fraction = val_fraction
         surveys = {group: self._survey(group, cache_dir) for group in self._groups}
@@ -134,8 +119,6 @@ class LocalSource:
                 for group, s in surveys.items()
             },
         }
-        if reading is not None:
-            self.description["reading"] = reading.name
         self.fingerprint = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()
 
     def pieces(self) -> Iterator[tuple[str, Piece]]:
@@ -149,47 +132,44 @@ class LocalSource:
                 yield from split_by_position(pieces, int(self._num_bytes * (1 - self._val_fraction)))
 
     def _read(self, group: str) -> Iterator[Piece]:
-        texts = None if self._reading is None else self._reading.texts
-        return capped(read_pieces(self._groups[group], self._separator, texts=texts), self._max_bytes)
+        return capped(read_pieces(self._groups[group], self._separator), self._max_bytes)
 
     def _survey(self, group: str, cache_dir: Path) -> Survey:
-        """The survey of a group; that of unchanged files (path, size, time) is remembered, as it reads everything."""
-        files = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in self._groups[group]]
-        state = json.dumps(
-            [1, files, self._separator, self._max_bytes, *([self._reading.name] if self._reading else [])]
-        )
-        memo = cache_dir / "surveys" / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.json"
-        try:
-            return Survey(**json.loads(memo.read_text()))
-        except (OSError, ValueError, TypeError):
-            pass
-        found = survey(self._read(group))
-        try:
-            memo.parent.mkdir(parents=True, exist_ok=True)
-            write_text(memo, json.dumps(vars(found)))
-        except OSError:
-            pass  # only costs time at the next start; writing the tokens will say what is wrong with the disk
-        return found
+        key = [self._separator, self._max_bytes]
+        return remembered(self._groups[group], key, cache_dir, lambda: survey(self._read(group)))
+
+
+def remembered(files: list[Path], key: list[Any], cache_dir: Path, look: Callable[[], Survey]) -> Survey:
+    """What ``look`` finds in ``files``; that of unchanged ones (path, size, time) is remembered, as it reads them all.
+
+    Args:
+        key: what else the survey depends on.
+    """
+    facts = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    state = json.dumps([1, facts, *key])
+    memo = cache_dir / "surveys" / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.json"
+    try:
+        return Survey(**json.loads(memo.read_text()))
+    except (OSError, ValueError, TypeError):
+        pass
+    found = look()
+    try:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        write_text(memo, json.dumps(vars(found)))
+    except OSError:
+        pass  # only costs time at the next start; writing the tokens will say what is wrong with the disk
+    return found
 
 
 class HubSource:
     """A data set streamed from the hub. Its text is not hashed: a prepared copy must open without a network."""
 
-    def __init__(
-        self,
-        name: str,
-        dataset: HubDataset,
-        *,
-        max_bytes: int | None,
-        val_fraction: float,
-        reading: Reading | None = None,
-    ) -> None:
+    def __init__(self, name: str, dataset: HubDataset, *, max_bytes: int | None, val_fraction: float) -> None:
         self.name = name
         self.total_bytes = max_bytes
         self._dataset = dataset
         self._max_bytes = max_bytes
         self._val_fraction = val_fraction
-        self._texts = None if reading is None else reading.texts
         own = "val" in dataset.splits
         self.description = {
             "name": name,
@@ -198,13 +178,11 @@ class HubSource:
             "max_bytes": max_bytes,
             "hub": vars(dataset),
         }
-        if reading is not None:
-            self.description["reading"] = reading.name
         self.fingerprint = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()
 
     def pieces(self) -> Iterator[tuple[str, Piece]]:
         for split in self._dataset.splits:
-            pieces = capped(pieces_of(self._dataset.documents(split, self._texts)), self._max_bytes)
+            pieces = capped(pieces_of(self._dataset.documents(split)), self._max_bytes)
             if len(self._dataset.splits) == 1:
                 yield from split_by_document(pieces, self._val_fraction)
             else:
@@ -276,7 +254,7 @@ def group_files(files: list[Path]) -> dict[str, list[Path]]:
 
 def local_source(
     name: str, path: str, cache_dir: Path, *, separator: str | None, max_bytes: int | None, val_fraction: float,
-    field: str = "data.path", reading: Reading | None = None,
+    field: str = "data.path",
 ) -> LocalSource:  # fmt: skip
     """The file, folder or glob ``path``, which ``field`` of the configuration gives."""
     return LocalSource(
@@ -287,7 +265,6 @@ def local_source(
         max_bytes=max_bytes,
         val_fraction=val_fraction,
         origin=f"{field}={path}",
-        reading=reading,
     )
 
 
