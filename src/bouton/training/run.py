@@ -28,6 +28,7 @@ from bouton.training.loggers import build_loggers, finished, log_sample
 from bouton.training.module import TrainingModule
 from bouton.training.random_state import preserved_globals, seed_everything
 from bouton.training.report import print_results, summarize
+from bouton.training.start import RECORD, load_start
 from bouton.training.trainer import build_trainer, check_trainer, on_gpu, precision, quiet_lightning
 
 log = logging.getLogger("bouton.training")
@@ -92,6 +93,8 @@ class _Run:
         data = self._prepared_data()
         self._resolve_vocabulary(data.tokenizer.vocab_size)
         body = self.make_body(self.config)
+        start = self.config.get("init_from")
+        origin = load_start(body, str(start)) if start is not None and checkpoint is None else None
         seed_everything(seed, self.rank)  # whatever building drew, training begins at the same place
         accumulate = self.settings["accumulate_grad_batches"]
         per_batch = int(self.config["data"]["batch_size"]) * int(self.config["data"]["seq_len"])
@@ -143,7 +146,7 @@ class _Run:
         device = trainer.strategy.root_device
         energy = EnergyMeter(device)
         if main:
-            self._write_identity(resolved, data, seed)
+            self._write_identity(resolved, data, seed, origin)
         if self.settings["compile"]:
             body.compile()  # in place: parameter names, and so checkpoints, stay the same
         with finished(loggers):
@@ -220,13 +223,15 @@ class _Run:
 
     # -- the run folder -----------------------------------------------------------------------------------------
 
-    def _write_identity(self, resolved: str, data: Any, seed: int) -> None:
+    def _write_identity(self, resolved: str, data: Any, seed: int, origin: Config | None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_partials(self.folder)
         remove_partials(self.folder / "checkpoints")
         write_text(self.folder / "config.yaml", resolved)
         write_json(self.folder / "environment.json", environment(seed, self.world_size))
         data.tokenizer.save(self.folder / "tokenizer")
+        if origin is not None:
+            write_json(self.folder / RECORD, origin)
 
     def _name(self) -> str:
         return "+".join(sorted(self.config.get("mechanism") or {})) or "none"
