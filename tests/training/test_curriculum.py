@@ -12,6 +12,8 @@ import pytest
 import standins
 from test_resume import assert_same, assert_same_run, run_killed, weights
 
+import bouton
+from bouton.data import build_datamodule
 from bouton.errors import CheckpointError, ConfigError
 from bouton.training.callbacks.curriculum import FIELDS, Curriculum, Plateau, build_curriculum, check_phases
 from bouton.training.curves import draw_curves, parted, phase_begins, read_series
@@ -204,9 +206,11 @@ def test_two_ranks_decide_as_one_with_twice_the_batch(corpus: Path) -> None:
     assert states[0] == states[1] == [0, 5 * 4, 9 * 4]
 
 
-def test_another_curriculum_is_not_continued(corpus: Path) -> None:
+def test_a_run_that_ends_too_early_says_so_and_another_curriculum_is_not_continued(corpus: Path, caplog: Any) -> None:
     given = settings(corpus, "run", trainer__max_steps=3)
     standins.train(given)
+    assert "ended in phase words (1 of 3): no phrases, talks" in caplog.text
+    assert json.loads((corpus / "run" / "summary.json").read_text())["curriculum"]["phase"] == "words"
     given["data"]["phases"]["phrases"]["length"] = 12
     with pytest.raises(CheckpointError, match=r"data\.phases or data\.replay: the checkpoint was trained with others"):
         standins.train({**given, "ckpt_path": "last"})
@@ -261,3 +265,11 @@ def test_phases_and_callback_need_each_other() -> None:
         with pytest.raises(ConfigError, match=message) as caught:
             check_phases(data, callbacks, given)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["curriculum", "curriculum_tiny"])
+def test_the_shipped_experiments_fit_together(name: str) -> None:
+    cfg: Any = standins.OmegaConf.to_container(bouton.compose(f"experiment=real_sam/{name}"), resolve=True)
+    check_phases(cfg["data"], cfg["callbacks"], cfg["trainer"])
+    assert isinstance(build_curriculum(cfg["callbacks"]["curriculum"]), Curriculum)
+    assert [phase.length for phase in build_datamodule(cfg["data"]).phases] == [8, 16, 32, 64, 128]  # type: ignore[attr-defined]

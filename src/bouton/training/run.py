@@ -58,7 +58,8 @@ def run(cfg: DictConfig, make_data: Callable[[Config], Any], make_body: Callable
     """:func:`train` with the makers of data and body given, each called with the resolved configuration.
 
     The data module offers ``tokenizer`` (``vocab_size``, ``token_bytes``, ``fingerprint``, ``save``), the loaders, and
-    ``state_dict`` / ``load_state_dict``, after which its training loader goes on in the order where it stopped.
+    ``state_dict`` / ``load_state_dict``, after which its training loader goes on in the order where it stopped. With
+    several validation loaders it names those after the first in ``extra_validation``.
     """
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)

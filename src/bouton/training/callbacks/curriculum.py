@@ -165,6 +165,14 @@ class Curriculum(Callback):
         self.rule.smoothed.clear()
         log.info("phase %s is over at step %d (%s): %s begins", name, step, reason, following)
 
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        phase = self.phase_at(trainer.global_step)
+        if phase + 1 < len(self._names):
+            log.warning(
+                "the run ended in phase %s (%d of %d): no %s", self._names[phase], phase + 1, len(self._names),
+                ", ".join(self._names[phase + 1 :]),
+            )  # fmt: skip
+
     def _log_phase(self, trainer: lightning.Trainer, step: int) -> None:
         log_metrics(trainer, {"phase": float(self.phase_at(step) + 1)}, step)
 
