@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -127,11 +127,7 @@ class Run:
         device = pick_device(self._device)
         path = self.checkpoint
         checkpoint = read_checkpoint(path)
-        tensors = {
-            name.removeprefix(_PREFIX): tensor
-            for name, tensor in checkpoint["state_dict"].items()
-            if name.startswith(_PREFIX)
-        }
+        tensors = body_tensors(checkpoint)
         self._data_fingerprint = checkpoint.get(_DATA, {}).get("fingerprint")
         config = self.config.copy()
         config.kernels = {"backend": self._kernels}
@@ -139,7 +135,8 @@ class Run:
             config.model.vocab_size = self.tokenizer.vocab_size
         self._check_mechanisms(config)
         body = build(config)
-        _check_fit(body, tensors, path, self.folder)
+        if problem := misfit(body, tensors):
+            raise CheckpointError(f"checkpoint {path} does not fit {self.folder / 'config.yaml'}: {problem}")
         body.load_state_dict(tensors)
         return body.to(device).eval()
 
@@ -270,8 +267,14 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def _check_fit(body: Body, tensors: dict[str, Any], path: Path, folder: Path) -> None:
-    """Refuse a checkpoint whose tensors are not those of the body, naming the first that differs."""
+def body_tensors(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights and the organism state of the body in a checkpoint."""
+    state = checkpoint["state_dict"]
+    return {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
+
+
+def misfit(body: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """How the tensors of a checkpoint differ from those of the body, by the first that does; None if they fit."""
     expected = body.state_dict()
     problem: str | None = None
     if missing := sorted(expected.keys() - tensors.keys()):
@@ -284,8 +287,7 @@ def _check_fit(body: Body, tensors: dict[str, Any], path: Path, folder: Path) ->
                 found, wanted = tuple(tensors[name].shape), tuple(tensor.shape)
                 problem = f"{name} has shape {found} there and {wanted} in the configuration"
                 break
-    if problem is not None:
-        raise CheckpointError(f"checkpoint {path} does not fit {folder / 'config.yaml'}: {problem}")
+    return problem
 
 
 def _newest(path: Path) -> str:

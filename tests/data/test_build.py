@@ -29,7 +29,7 @@ def test_every_name_has_its_yaml() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_shipped_configs_are_accepted_and_commented(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BOUTON_CACHE", str(tmp_path))
-    cfg = shipped(name, **({"path": str(tmp_path)} if name == "text" else {}))
+    cfg = shipped(name, **({"path": str(tmp_path)} if name in ("chat", "text") else {}))
     assert cfg["name"] == name
     assert cfg.get("cache_dir", str(tmp_path)) == str(tmp_path)
     assert isinstance(build_datamodule(cfg), TokenDataModule)

@@ -10,6 +10,8 @@ import io
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +23,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from bouton.data import build_datamodule
 from bouton.mechanisms.base import Mechanism
 from bouton.training import run as training_run
 
@@ -100,15 +103,15 @@ class Thermostat(Mechanism):
 class TinyBody(nn.Module):
     """An embedding, a hidden layer, dropout and a head."""
 
-    def __init__(self, width: int, dropout: float, kill_at: int = 0) -> None:
+    def __init__(self, width: int, dropout: float, kill_at: int = 0, vocab: int = VOCAB) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.vocab_size, self.hidden_size, self.num_layers, self.max_seq_len = VOCAB, width, 1, 64
-        self.embedding = nn.Embedding(VOCAB, width)
+        self.vocab_size, self.hidden_size, self.num_layers, self.max_seq_len = vocab, width, 1, 64
+        self.embedding = nn.Embedding(vocab, width)
         self.hidden = nn.Linear(width, 2 * width)
         self.gain = nn.Parameter(torch.ones(2 * width))
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(2 * width, VOCAB, bias=False)
+        self.head = nn.Linear(2 * width, vocab, bias=False)
         self.mechanisms = nn.ModuleDict({"thermostat": Thermostat()})
         self.kill_at, self.calls = kill_at, 0
         for p in self.parameters():
@@ -206,7 +209,10 @@ class TinyData(lightning.LightningDataModule):
 
 
 def make_body(settings: Mapping[str, Any]) -> TinyBody:
-    body = TinyBody(settings["model"]["width"], settings["model"]["dropout"], int(os.environ.get("KILL_AT_CALL", "0")))
+    model = settings["model"]
+    body = TinyBody(
+        model["width"], model["dropout"], int(os.environ.get("KILL_AT_CALL", "0")), model["vocab_size"] or VOCAB
+    )
     if settings["poison"] is not None:
         with torch.no_grad():
             body.embedding.weight[0] = float("nan")
@@ -214,8 +220,41 @@ def make_body(settings: Mapping[str, Any]) -> TinyBody:
 
 
 def train(settings: Mapping[str, Any]) -> float:
-    """Run training on the stand-ins."""
-    return training_run.run(OmegaConf.create(dict(settings)), TinyData, make_body)  # type: ignore[arg-type]
+    """Run training on the stand-ins; data of another name than theirs are the package's."""
+
+    def make_data(given: Mapping[str, Any]) -> Any:
+        return TinyData(given) if given["data"]["name"] == "tiny" else build_datamodule(given["data"], given["seed"])
+
+    return training_run.run(OmegaConf.create(dict(settings)), make_data, make_body)  # type: ignore[arg-type]
+
+
+def train_on_ranks(settings: Mapping[str, Any], count: int) -> None:
+    """Run training in ``count`` processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "TORCHELASTIC_RUN_ID": "test",
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, json.dumps(settings)],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=90)
+        assert process.returncode == 0, output
 
 
 def _kill_inside_save(number: int) -> None:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,31 +50,7 @@ def test_two_ranks_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
     one = standins.config(tmp_path / "one", data__batch_size=4, **COMMON)
     standins.train(one)
     two = standins.config(tmp_path / "two", data__batch_size=2, trainer__devices=2, **COMMON)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "TORCHELASTIC_RUN_ID": "test",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, standins.__file__, json.dumps(two)],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in processes:
-        output, _ = process.communicate(timeout=90)
-        assert process.returncode == 0, output
+    standins.train_on_ranks(two, 2)
     assert_close(tmp_path / "one", tmp_path / "two")
     assert len(load(tmp_path / "two")["bouton"]["random_states"]) == 2
     summary = json.loads((tmp_path / "two" / "summary.json").read_text())

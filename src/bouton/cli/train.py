@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from bouton.cli.guard import FULL_ERROR, guard
 from bouton.config import conf_dir, devices, elastic, finish
 from bouton.config.composition import check_lists
+from bouton.config.inherit import inherit
 from bouton.errors import BoutonError, InterruptedRunError
 
 
@@ -74,6 +75,7 @@ def _train_here(cfg: DictConfig) -> float:
 
 def _run(words: list[str]) -> int:
     check_lists(words)
+    words = inherit(words)
     # argparse loses overrides that stand on both sides of a flag.
     multirun = [word for word in words if word in ("-m", "--multirun")]
     words = [*multirun, *(word for word in words if word not in multirun)]

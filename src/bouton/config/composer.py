@@ -10,6 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from bouton.config.composition import check_lists
+from bouton.config.inherit import inherit, use_tokenizer
 from bouton.config.messages import explain
 from bouton.config.paths import conf_dir
 from bouton.errors import BoutonError, ConfigError
@@ -33,7 +34,7 @@ def compose(*overrides: str, config_name: str = "train") -> DictConfig:
     try:
         check_lists(overrides)
         with _own_hydra(), hydra.initialize_config_dir(str(conf_dir()), job_name=config_name, version_base="1.3"):
-            cfg = hydra.compose(config_name, list(overrides))
+            cfg = hydra.compose(config_name, inherit(list(overrides)))
         finish(cfg)
         return cfg
     except BoutonError:
@@ -46,11 +47,13 @@ def compose(*overrides: str, config_name: str = "train") -> DictConfig:
 
 
 def finish(cfg: DictConfig) -> None:
-    """Bring ``cfg.mechanism`` into canonical order and check it against the parameters that the mechanisms declare.
+    """Bring ``cfg.mechanism`` into canonical order and check it against the parameters that the mechanisms declare;
+    with ``init_from`` set the tokenizer of the data.
 
     Raises:
         ConfigError: an unknown mechanism, an unknown parameter, or a value out of range.
     """
+    use_tokenizer(cfg)
     mechanisms = cfg.get("mechanism")
     if not mechanisms:
         return

@@ -4,7 +4,7 @@ The source opens no file. Asked for ``mechanism/presyn+hebb`` it answers an empt
 terms, sorted, and Hydra composes the rest: so it works on the command line, in grids, in experiment files and in
 ``compose`` alike. It also stands in for mechanisms of other packages that are registered but bring no YAML: their
 option is made from their ``Params``. And ``experiment=<path of a YAML file>`` takes an experiment from anywhere, such
-as the ``best.yaml`` of a search.
+as the ``best.yaml`` of a search; ``model=<run folder>`` and ``mechanism=<run folder>`` take what a run had.
 """
 
 # Hydra imports this module while it scans its plugins: standard library, omegaconf and Hydra's interfaces only.
@@ -21,6 +21,7 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from bouton.config.inherit import INHERITED
 from bouton.config.paths import conf_dir
 from bouton.errors import ConfigError
 
@@ -81,7 +82,7 @@ class CompositionSource(ConfigSource):
 
     def is_config(self, config_path: str) -> bool:
         """Whether :meth:`load_config` answers ``config_path``; files of the same name go before."""
-        if _experiment_file(config_path) is not None:
+        if _experiment_file(config_path) is not None or _run_file(config_path) is not None:
             return True
         group, name = _split(config_path)
         if group not in GROUPS:
@@ -92,6 +93,8 @@ class CompositionSource(ConfigSource):
         """The option at ``config_path``: a defaults list for a sum, the parameters for a registered mechanism."""
         if (file := _experiment_file(config_path)) is not None:
             return self._load_file(file)
+        if (file := _run_file(config_path)) is not None:
+            return self._load_part(file, config_path.partition("/")[0])
         group, name = _split(config_path)
         if not self.is_config(config_path):
             raise ConfigLoadError(f"Config not found : {config_path}")
@@ -115,6 +118,14 @@ class CompositionSource(ConfigSource):
             path=f"{self.scheme()}://{self.path}",
             config=OmegaConf.create(text),
             header={"package": package[1] if package else None},
+        )
+
+    def _load_part(self, file: Path, group: str) -> ConfigResult:
+        return ConfigResult(
+            provider=self.provider,
+            path=f"{self.scheme()}://{self.path}",
+            config=OmegaConf.create(OmegaConf.select(OmegaConf.load(file), group) or {}),
+            header={"package": None},
         )
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
@@ -143,6 +154,17 @@ def _experiment_file(config_path: str) -> Path | None:
         return None
     stem = Path(rest).expanduser()
     return next((file for file in (stem, stem.with_name(f"{stem.name}.yaml")) if file.is_file()), None)
+
+
+def _run_file(config_path: str) -> Path | None:
+    """The configuration that ``model=<run folder>`` means; None for the name of an option."""
+    group, _, rest = config_path.partition("/")
+    if group not in INHERITED or "/" not in rest:
+        return None
+    return next(
+        (file for folder in (rest, rest.removesuffix(".yaml")) if (file := Path(folder) / "config.yaml").is_file()),
+        None,
+    )
 
 
 def _split(config_path: str) -> tuple[str, str]:

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bouton.data.chat import MARKERS
+from bouton.data.chat_source import ChatSource, hub_chat, local_chat
+from bouton.data.chat_store import prepare_chat
 from bouton.data.hub import HubDataset
 from bouton.data.module import Prepared, TokenDataModule
 from bouton.data.mqar import MQARRows
 from bouton.data.prepare import prepare_bpe, prepare_store
 from bouton.data.sources import HubSource, Source, local_source, stdlib_source
-from bouton.data.tokenizers import KINDS, SMALLEST_BPE, ByteTokenizer, IntegerTokenizer, Tokenizer, load_bpe, load_gpt2
+from bouton.data.tokenizers import (
+    KINDS,
+    SMALLEST_BPE,
+    ByteTokenizer,
+    IntegerTokenizer,
+    Tokenizer,
+    load_bpe,
+    load_gpt2,
+    load_tokenizer,
+)
 from bouton.errors import ConfigError, suggest
 
 HUB_NAMES = ("fineweb_edu", "openwebtext", "shakespeare", "tinystories")
-NAMES = (*HUB_NAMES, "mqar", "stdlib", "text")
+CHAT_NAMES = ("alpaca", "chat", "dolly", "oasst", "smoltalk")
+NAMES = (*HUB_NAMES, *CHAT_NAMES, "curriculum", "mqar", "stdlib", "text")
+SAVED = "saved"  # data.tokenizer.kind: the tokenizer of a run, at data.tokenizer.path
 
 Config = Mapping[str, Any]
 
@@ -35,74 +49,108 @@ def build_datamodule(cfg: Config, seed: int = 0) -> TokenDataModule:
     name = cfg.get("name")
     if name not in NAMES:
         raise ConfigError(f"data.name={name} is unknown; {suggest(str(name), NAMES)}")
-    seq_len, batch_size = _integer(cfg, "seq_len", 1), _integer(cfg, "batch_size", 1)
-    val_tokens = _integer(cfg, "val_tokens", 1, optional=True)
+    if name == "curriculum":
+        from bouton.data.build_curriculum import build_curriculum
+
+        return build_curriculum(cfg, seed)
+    seq_len, batch_size = integer(cfg, "seq_len", 1), integer(cfg, "batch_size", 1)
+    val_tokens = integer(cfg, "val_tokens", 1, optional=True)
     if name == "mqar":
         rows = {"train": _mqar(cfg, seq_len, seed, 0), "val": _mqar(cfg, seq_len, 0, 1)}
         prepare = functools.partial(_prepare_mqar, cfg, rows)
+    elif name in CHAT_NAMES:
+        check_text(cfg)
+        prepare = functools.partial(_prepare_chat, cfg)
     else:
-        _check_text(cfg)
+        check_text(cfg)
         prepare = functools.partial(_prepare_text, cfg)
     return TokenDataModule(
         prepare, name=str(name), seq_len=seq_len, batch_size=batch_size, val_tokens=val_tokens, seed=seed
     )
 
 
-def _check_text(cfg: Config) -> None:
+def check_text(cfg: Config) -> None:
     """Everything that can be said before the text is read."""
-    if cfg["name"] == "text" and not cfg.get("path"):
-        raise ConfigError("data.path is not set: data=text needs data.path=<file, folder or glob>")
+    if cfg["name"] in ("chat", "text") and not cfg.get("path"):
+        raise ConfigError(f"data.path is not set: data={cfg['name']} needs data.path=<file, folder or glob>")
     fraction = cfg["val_fraction"]
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
         raise ConfigError(f"data.val_fraction={fraction} must be a number > 0 and < 1")
-    _integer(cfg, "max_bytes", 1, optional=True)
+    integer(cfg, "max_bytes", 1, optional=True)
     tokenizer = cfg["tokenizer"]
-    if tokenizer["kind"] not in KINDS:
+    if tokenizer["kind"] == SAVED and not tokenizer.get("path"):
+        raise ConfigError("data.tokenizer.path is not set: data.tokenizer.kind=saved needs the tokenizer of a run")
+    if tokenizer["kind"] not in (*KINDS, SAVED):
         raise ConfigError(
             f"data.tokenizer.kind={tokenizer['kind']} is unknown; {suggest(str(tokenizer['kind']), KINDS)}"
         )
     if tokenizer["kind"] == "bpe" and not tokenizer.get("path"):
-        _integer(tokenizer, "vocab_size", SMALLEST_BPE, prefix="data.tokenizer.")
-        _integer(tokenizer, "train_bytes", 1, prefix="data.tokenizer.")
+        integer(tokenizer, "vocab_size", SMALLEST_BPE, prefix="data.tokenizer.")
+        integer(tokenizer, "train_bytes", 1, prefix="data.tokenizer.")
 
 
 def _prepare_text(cfg: Config) -> Prepared:
     root = Path(cfg["cache_dir"]).expanduser()
-    source = _source(cfg, root)
-    tokenizer = _tokenizer(cfg["tokenizer"], source, root)
+    source = build_source(cfg, root)
+    tokenizer = build_tokenizer(cfg["tokenizer"], source, root)
     folder = prepare_store(source, tokenizer, root)
     return Prepared(tokenizer, folder.name, folder, {})
 
 
-def _source(cfg: Config, root: Path) -> Source:
+def _prepare_chat(cfg: Config) -> Prepared:
+    root = Path(cfg["cache_dir"]).expanduser()
+    source = chat_source(cfg, root)
+    tokenizer = build_tokenizer(cfg["tokenizer"], source, root, MARKERS)
+    folder = prepare_chat(source, tokenizer, root)
+    return Prepared(tokenizer, folder.name, folder, {})
+
+
+def chat_source(cfg: Config, root: Path, prefix: str = "data") -> ChatSource:
+    """The conversations that ``cfg``, the node ``prefix`` of the configuration, names: a local path, else the hub."""
+    where, max_bytes, val_fraction = cfg.get("where"), cfg.get("max_bytes"), float(cfg["val_fraction"])
+    if cfg.get("path"):
+        return local_chat(
+            cfg["name"], str(cfg["path"]), root, where=where, max_bytes=max_bytes, val_fraction=val_fraction,
+            field=f"{prefix}.path",
+        )  # fmt: skip
+    return hub_chat(cfg["name"], _hub(cfg["hub"]), where=where, max_bytes=max_bytes, val_fraction=val_fraction)
+
+
+def build_source(cfg: Config, root: Path, prefix: str = "data") -> Source:
+    """The text that ``cfg``, the node ``prefix`` of the configuration, names: a local path, else the hub."""
     name, max_bytes, val_fraction = cfg["name"], cfg.get("max_bytes"), float(cfg["val_fraction"])
     if name == "stdlib":
         return stdlib_source(root, max_bytes=max_bytes, val_fraction=val_fraction)
     if cfg.get("path"):
         return local_source(
             name, str(cfg["path"]), root, separator=cfg.get("separator") or None, max_bytes=max_bytes,
-            val_fraction=val_fraction,
+            val_fraction=val_fraction, field=f"{prefix}.path",
         )  # fmt: skip
-    hub = cfg["hub"]
-    dataset = HubDataset(
+    return HubSource(name, _hub(cfg["hub"]), max_bytes=max_bytes, val_fraction=val_fraction)
+
+
+def _hub(hub: Config) -> HubDataset:
+    return HubDataset(
         repository=hub["repository"],
         subset=hub.get("subset"),
         revision=hub.get("revision"),
         files=dict(hub["files"]) if hub.get("files") else None,
-        text_field=hub["text_field"],
+        text_field=hub.get("text_field", ""),
         splits={ours: theirs for ours, theirs in hub["splits"].items() if theirs is not None},
     )
-    return HubSource(name, dataset, max_bytes=max_bytes, val_fraction=val_fraction)
 
 
-def _tokenizer(cfg: Config, source: Source, root: Path) -> Tokenizer:
+def build_tokenizer(cfg: Config, source: Source, root: Path, specials: Sequence[str] = ()) -> Tokenizer:
+    """The tokenizer of ``data.tokenizer``; BPE without a path is trained on ``source``, with these special tokens."""
+    if cfg["kind"] == SAVED:
+        return load_tokenizer(Path(cfg["path"]).expanduser())
     if cfg["kind"] == "bytes":
         return ByteTokenizer()
     if cfg["kind"] == "gpt2":
         return load_gpt2(cfg.get("path"))
     if cfg.get("path"):
         return load_bpe(cfg["path"])
-    return prepare_bpe(source, int(cfg["vocab_size"]), int(cfg["train_bytes"]), root)
+    return prepare_bpe(source, int(cfg["vocab_size"]), int(cfg["train_bytes"]), root, specials)
 
 
 def _mqar(cfg: Config, seq_len: int, seed: int, split: int) -> MQARRows:
@@ -110,14 +158,14 @@ def _mqar(cfg: Config, seq_len: int, seed: int, split: int) -> MQARRows:
     if isinstance(power, bool) or not isinstance(power, int | float) or not 0 < power <= 1:
         raise ConfigError(f"data.query_power={power} must be a number > 0 and <= 1 (1: uniform)")
     return MQARRows(
-        num_pairs=_integer(cfg, "num_pairs", 1),
-        vocab_size=_integer(cfg, "vocab_size", 4),
+        num_pairs=integer(cfg, "num_pairs", 1),
+        vocab_size=integer(cfg, "vocab_size", 4),
         seq_len=seq_len,
         query_power=float(power),
         random_fill=bool(cfg["random_fill"]),
         seed=seed,
         split=split,
-        num_rows=_integer(cfg, "val_rows" if split else "train_rows", 1),
+        num_rows=integer(cfg, "val_rows" if split else "train_rows", 1),
     )
 
 
@@ -127,7 +175,7 @@ def _prepare_mqar(cfg: Config, rows: dict[str, Any]) -> Prepared:
     return Prepared(IntegerTokenizer(cfg["vocab_size"]), hashlib.sha256(text.encode()).hexdigest()[:16], None, rows)
 
 
-def _integer(cfg: Config, field: str, low: int, *, optional: bool = False, prefix: str = "data.") -> Any:
+def integer(cfg: Config, field: str, low: int, *, optional: bool = False, prefix: str = "data.") -> Any:
     value = cfg.get(field)
     if value is None and optional:
         return None

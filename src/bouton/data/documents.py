@@ -21,25 +21,25 @@ _BLOCK_CHARS = 1 << 18
 Piece = tuple[str, bool]  # the text, and whether a document begins with it
 
 
-def find_files(path: str) -> list[Path]:
-    """The files that ``data.path`` names (a file, a folder with all its sub-folders, or a glob), in sorted order.
+def find_files(path: str, field: str = "data.path") -> list[Path]:
+    """The files that ``field`` names (a file, a folder with all its sub-folders, or a glob), in sorted order.
 
     In a folder or a glob, hidden files and files that are not text are left out.
     """
     whole = Path(path).expanduser()
     if whole.is_file():
         if not _is_readable_text(whole):
-            raise DataError(f"data.path={path} is not a text file (it holds zero bytes)")
+            raise DataError(f"{field}={path} is not a text file (it holds zero bytes)")
         return [whole]
     if whole.is_dir():
         found = [p for p in whole.rglob("*") if not any(part.startswith(".") for part in p.relative_to(whole).parts)]
     else:
         found = [Path(p) for p in glob.glob(str(whole), recursive=True)]  # noqa: PTH207 (may be absolute)
         if not found:
-            raise DataError(f"data.path={path}: no such file, folder or glob")
+            raise DataError(f"{field}={path}: no such file, folder or glob")
     files = sorted(p for p in found if p.is_file() and _is_readable_text(p))
     if not files:
-        raise DataError(f"data.path={path} holds no text files")
+        raise DataError(f"{field}={path} holds no text files")
     return files
 
 
@@ -70,14 +70,15 @@ def _read_file(path: Path, separator: str | None, text_field: str) -> Iterator[P
     if name.endswith(".parquet"):
         yield from pieces_of(_parquet(path, text_field))
         return
-    with _open(path) as file:
+    with open_text(path) as file:
         if name.endswith((".jsonl", ".ndjson")):
             yield from pieces_of(_json_lines(path, file, text_field))
         else:
             yield from _separated(file, separator)
 
 
-def _open(path: Path) -> TextIO:
+def open_text(path: Path) -> TextIO:
+    """A text file, unpacked on the way if it is ``.gz``."""
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="")
     return path.open("r", encoding="utf-8", errors="replace", newline="")

@@ -23,7 +23,7 @@ class HubDataset:
         subset: configuration name, or None.
         revision: branch, tag or commit, or None for the main branch.
         files: split -> pattern of the files in the repository, where its own split names are not to be used.
-        text_field: column with the text of a document.
+        text_field: column with the text of a document; empty for rows that are no text.
         splits: our split ("train", "val") -> its split.
     """
 
@@ -36,6 +36,16 @@ class HubDataset:
 
     def documents(self, split: str) -> Iterator[str]:
         """The documents of our ``split``, streamed; never more than a few rows in memory."""
+        for row in self.rows(split):
+            text = row.get(self.text_field)
+            if not isinstance(text, str):
+                raise DataError(
+                    f"data.hub.text_field={self.text_field}: {self.repository} has the columns {', '.join(row)}"
+                )
+            yield text
+
+    def rows(self, split: str) -> Iterator[dict[str, Any]]:
+        """The rows of our ``split`` with all their columns, streamed."""
         with _quiet(), _clear(f"the data set {self.repository}", "data.path=<file or folder>"):
             _reach(self.repository, self.revision, "dataset")
             from datasets import load_dataset
@@ -43,14 +53,7 @@ class HubDataset:
             options: dict[str, Any] = {"name": self.subset, "revision": self.revision, "streaming": True}
             if self.files is not None:
                 options["data_files"] = self.files
-            rows = load_dataset(self.repository, split=self.splits[split], **options)
-            for row in rows:
-                text = row.get(self.text_field)
-                if not isinstance(text, str):
-                    raise DataError(
-                        f"data.hub.text_field={self.text_field}: {self.repository} has the columns {', '.join(row)}"
-                    )
-                yield text
+            yield from load_dataset(self.repository, split=self.splits[split], **options)
 
 
 def fetch_file(repository: str, name: str, instead: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,26 +12,32 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
+from rich.console import Console
 
+from bouton.data.chat_rows import ChatRows
 from bouton.data.packing import IGNORED, Batch, PackedRows
 from bouton.data.sampler import sample_indices, training_rows
-from bouton.data.store import open_store
+from bouton.data.store import TokenStore, open_store
 from bouton.data.tokenizers import Tokenizer
 from bouton.errors import CheckpointError, ConfigError, DataError
 
 _STEPS_AHEAD = 64
 
 
-class Rows(Protocol):
-    """A finite table of rows of equal length."""
-
-    seq_len: int
-
-    def __len__(self) -> int: ...
+class NumberedRows(Protocol):
+    """Rows of equal length, each with a number."""
 
     def gather(self, rows: NDArray[np.int64]) -> Batch:
         """{"tokens": (B, T) int64, "targets": (B, T) int64, "starts": (B, T) bool}; -1 gives an ignored row."""
         ...
+
+
+class Rows(NumberedRows, Protocol):
+    """A finite table of rows."""
+
+    seq_len: int
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -41,12 +47,14 @@ class Prepared:
     Attributes:
         folder: parent of the stores of the splits, or None where rows are generated.
         rows: split -> rows, where they are generated; empty otherwise.
+        sources: name -> parent of its stores, where several texts are mixed; empty otherwise.
     """
 
     tokenizer: Tokenizer
     fingerprint: str
     folder: Path | None
     rows: dict[str, Rows]
+    sources: dict[str, Path] = field(default_factory=dict)
 
 
 class TokenDataModule(LightningDataModule):
@@ -119,15 +127,35 @@ class TokenDataModule(LightningDataModule):
             return self.prepared.rows.get(split)
         if split == "test" and not (folder / split).is_dir():
             return None
+        store = self.open_store(folder, split)
+        if store.spans is not None:
+            return self._conversations(ChatRows(store, self.seq_len), split)
+        return self._packed(store, split, f"data={self.name}")
+
+    def open_store(self, folder: Path, split: str) -> TokenStore:
+        """A split of ``folder``, checked to be written by this tokenizer."""
         store = open_store(folder / split)
         if store.meta["tokenizer"]["fingerprint"] != self.tokenizer.fingerprint:
             raise DataError(f"the token files at {folder} were made by another tokenizer: delete them and run again")
+        return store
+
+    def _packed(self, store: TokenStore, split: str, origin: str) -> PackedRows:
         if len(store) <= self.seq_len:
             raise ConfigError(
-                f"data.seq_len={self.seq_len} is longer than the {split} split of data={self.name} "
+                f"data.seq_len={self.seq_len} is longer than the {split} split of {origin} "
                 f"({len(store)} tokens); at most {len(store) - 1}"
             )
         return PackedRows(store, self.seq_len)
+
+    def _conversations(self, rows: ChatRows, split: str) -> ChatRows:
+        if not len(rows):
+            raise ConfigError(
+                f"data.seq_len={self.seq_len} is too short: in no conversation of the {split} split of "
+                f"data={self.name} an answer begins within it"
+            )
+        if self.ranks()[0] == 0:
+            Console(stderr=True, soft_wrap=True, highlight=False).print(f"data={self.name}, {split}: {rows.note}")
+        return rows
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -148,7 +176,7 @@ class TokenDataModule(LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         return TrainLoader(self)
 
-    def val_dataloader(self) -> FixedLoader:
+    def val_dataloader(self) -> FixedLoader | list[FixedLoader]:
         return FixedLoader(self, self.rows("val"), self.fixed_rows("val"))
 
     def test_dataloader(self) -> FixedLoader:
@@ -283,7 +311,7 @@ class TrainLoader:
 class FixedLoader:
     """This rank's share of fixed rows."""
 
-    def __init__(self, module: TokenDataModule, rows: Rows, fixed: NDArray[np.int64]) -> None:
+    def __init__(self, module: TokenDataModule, rows: NumberedRows, fixed: NDArray[np.int64]) -> None:
         self._module = module
         self._rows = rows
         self._fixed = fixed

@@ -14,7 +14,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +24,7 @@ import numpy as np
 from bouton.data.disk import disk_errors, locked
 from bouton.data.progress import progress
 from bouton.data.sources import Source
-from bouton.data.store import DOCUMENTS, FORMAT, META, TOKENS, VERSION, file_facts, token_dtype
+from bouton.data.store import DOCUMENTS, FORMAT, META, SPANS, TOKENS, VERSION, file_facts, token_dtype
 from bouton.data.tokenizers import Tokenizer, load_tokenizer, train_bpe
 from bouton.errors import DataError
 from bouton.files import sync_folder, write_text
@@ -41,6 +41,7 @@ class Counts:
     tokens: int = 0
     documents: int = 0
     bytes: int = 0
+    spans: int = 0  # of conversations alone
 
 
 @dataclass
@@ -51,15 +52,20 @@ class State:
     splits: dict[str, Counts] = field(default_factory=dict)
 
 
-def prepare_store(source: Source, tokenizer: Tokenizer, root: Path) -> Path:
+def prepare_store(source: Any, tokenizer: Tokenizer, root: Path, writer: type[Writer] | None = None) -> Path:
     """The folder with one store per split ("train", "val", perhaps "test"), written now unless it is there.
 
     Processes that prepare the same at once wait for the first of them.
 
+    Args:
+        source: a :class:`bouton.data.sources.Source`, or what ``writer`` reads.
+        writer: how it becomes tokens; None: as text.
+
     Raises:
         DataError: a split is empty, the disk is full, or the source cannot be read.
     """
-    parts = [FORMAT, VERSION, source.fingerprint, tokenizer.fingerprint]
+    chosen = Writer if writer is None else writer
+    parts = [FORMAT, VERSION, source.fingerprint, tokenizer.fingerprint, *filter(None, [chosen.form])]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     final = root / f"{source.name}-{key}"
     if final.is_dir():
@@ -69,15 +75,21 @@ def prepare_store(source: Source, tokenizer: Tokenizer, root: Path) -> Path:
         with locked(root / f"{final.name}.lock"):
             if not final.is_dir():
                 partial = root / f"{final.name}.partial"
-                _Writer(source, tokenizer, partial).run()
+                chosen(source, tokenizer, partial).run()
                 partial.rename(final)
                 sync_folder(root)
     return final
 
 
-def prepare_bpe(source: Source, vocab_size: int, train_bytes: int, root: Path) -> Tokenizer:
-    """BPE trained on the first ``train_bytes`` bytes of the training split, trained now unless it is there."""
-    parts = ["bpe", 1, source.fingerprint, vocab_size, train_bytes]
+def prepare_bpe(
+    source: Source, vocab_size: int, train_bytes: int, root: Path, specials: Sequence[str] = ()
+) -> Tokenizer:
+    """BPE trained on the first ``train_bytes`` bytes of the training split, trained now unless it is there.
+
+    Args:
+        specials: special tokens that it has besides the end of the text.
+    """
+    parts = ["bpe", 1, source.fingerprint, vocab_size, train_bytes, *specials]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     final = root / f"bpe{vocab_size}-{source.name}-{key}"
     if final.is_dir():
@@ -89,7 +101,7 @@ def prepare_bpe(source: Source, vocab_size: int, train_bytes: int, root: Path) -
                 partial = root / f"{final.name}.partial"
                 shutil.rmtree(partial, ignore_errors=True)
                 with progress(f"training BPE on {source.name}", train_bytes) as advance:
-                    train_bpe(_training_text(source, train_bytes, advance), vocab_size).save(partial)
+                    train_bpe(_training_text(source, train_bytes, advance), vocab_size, specials).save(partial)
                 partial.rename(final)
                 sync_folder(root)
     return load_tokenizer(final)
@@ -107,15 +119,23 @@ def _training_text(source: Source, limit: int, advance: Any) -> Iterator[str]:
                 return
 
 
-class _Writer:
-    """Writes one ``.partial`` folder to its end."""
+class Writer:
+    """Writes one ``.partial`` folder to its end.
 
-    def __init__(self, source: Source, tokenizer: Tokenizer, folder: Path) -> None:
+    Attributes:
+        form: what distinguishes its files from those of text, for the key; empty: nothing.
+        names: its files.
+    """
+
+    form = ""
+    names: tuple[str, ...] = (TOKENS, DOCUMENTS)
+
+    def __init__(self, source: Any, tokenizer: Tokenizer, folder: Path) -> None:
         self._source = source
         self._tokenizer = tokenizer
         self._folder = folder
         self._dtype = token_dtype(tokenizer.vocab_size)
-        self._files: dict[str, tuple[BinaryIO, BinaryIO]] = {}
+        self._files: dict[str, tuple[BinaryIO, ...]] = {}
         self._state = State()
 
     def run(self) -> None:
@@ -155,32 +175,41 @@ class _Writer:
         self._folder.mkdir()
         self._state = State()
 
-    def _sizes(self, split: str) -> tuple[int, int]:
-        counts = self._state.splits.get(split, Counts())
-        return counts.tokens * self._dtype.itemsize, counts.documents * 8
+    def _counts(self, split: str) -> Counts:
+        return self._state.splits.setdefault(split, Counts())
 
-    def _open(self, split: str) -> tuple[BinaryIO, BinaryIO]:
-        """The two files of a split, cut back to what the state says is valid."""
+    def _sizes(self, split: str) -> list[int]:
+        counts = self._state.splits.get(split, Counts())
+        sizes = {
+            TOKENS: counts.tokens * self._dtype.itemsize,
+            DOCUMENTS: counts.documents * 8,
+            SPANS: counts.spans * 16,
+        }
+        return [sizes[name] for name in self.names]
+
+    def _open(self, split: str) -> tuple[BinaryIO, ...]:
+        """The files of a split, cut back to what the state says is valid."""
         if split not in self._files:
             folder = self._folder / split
             folder.mkdir(exist_ok=True)
             pair = []
-            for name, size in zip((TOKENS, DOCUMENTS), self._sizes(split), strict=True):
+            for name, size in zip(self.names, self._sizes(split), strict=True):
                 path = folder / name
                 path.touch()
                 os.truncate(path, min(size, path.stat().st_size))
                 pair.append(path.open("ab"))
-            self._files[split] = (pair[0], pair[1])
+            self._files[split] = tuple(pair)
         return self._files[split]
 
     def _write_all(self, advance: Any) -> None:
-        batch: list[tuple[str, tuple[str, bool]]] = []
+        batch: list[tuple[str, Any]] = []
         chars = since_journal = 0
-        for piece in itertools.islice(self._source.pieces(), self._state.pieces, None):
-            batch.append(piece)
-            chars += len(piece[1][0])
+        for item in itertools.islice(self._items(), self._state.pieces, None):
+            batch.append(item)
+            chars += self._length(item[1])
             if chars >= BATCH_CHARS:
                 advance(self._write(batch))
+                self._state.pieces += len(batch)
                 since_journal += chars
                 batch, chars = [], 0
                 if since_journal >= JOURNAL_CHARS:
@@ -188,15 +217,25 @@ class _Writer:
                     since_journal = 0
         if batch:
             advance(self._write(batch))
+            self._state.pieces += len(batch)
 
-    def _write(self, batch: list[tuple[str, tuple[str, bool]]]) -> int:
-        """Append a batch of pieces; returns its bytes."""
+    def _items(self) -> Iterator[tuple[str, Any]]:
+        """(split, item) from the beginning."""
+        items: Iterator[tuple[str, Any]] = self._source.pieces()
+        return items
+
+    def _length(self, item: Any) -> int:
+        """Characters of an item."""
+        return len(item[0])
+
+    def _write(self, batch: Sequence[tuple[str, Any]]) -> int:
+        """Append a batch of items; returns its bytes."""
         eot = np.array([self._tokenizer.eot_id])
         total = 0
         encoded = self._tokenizer.encode_batch([text for _, (text, _) in batch])
         for (split, (text, first)), tokens in zip(batch, encoded, strict=True):
             token_file, document_file = self._open(split)
-            counts = self._state.splits.setdefault(split, Counts())
+            counts = self._counts(split)
             if first:
                 document_file.write(np.array([counts.tokens], dtype="<i8").tobytes())
                 tokens = np.concatenate([eot, tokens])
@@ -206,7 +245,6 @@ class _Writer:
             num_bytes = len(text.encode("utf-8", errors="replace"))
             counts.bytes += num_bytes
             total += num_bytes
-        self._state.pieces += len(batch)
         return total
 
     def _sync(self) -> None:
@@ -243,7 +281,7 @@ class _Writer:
                     "eot_id": self._tokenizer.eot_id,
                     "fingerprint": self._tokenizer.fingerprint,
                 },
-                "files": {name: file_facts(folder / name) for name in (TOKENS, DOCUMENTS)},
+                "files": {name: file_facts(folder / name) for name in self.names},
             }
             write_text(folder / META, json.dumps(meta, indent=2) + "\n")
             sync_folder(folder)

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -135,21 +135,30 @@ class LocalSource:
         return capped(read_pieces(self._groups[group], self._separator), self._max_bytes)
 
     def _survey(self, group: str, cache_dir: Path) -> Survey:
-        """The survey of a group; that of unchanged files (path, size, time) is remembered, as it reads everything."""
-        files = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in self._groups[group]]
-        state = json.dumps([1, files, self._separator, self._max_bytes])
-        memo = cache_dir / "surveys" / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.json"
-        try:
-            return Survey(**json.loads(memo.read_text()))
-        except (OSError, ValueError, TypeError):
-            pass
-        found = survey(self._read(group))
-        try:
-            memo.parent.mkdir(parents=True, exist_ok=True)
-            write_text(memo, json.dumps(vars(found)))
-        except OSError:
-            pass  # only costs time at the next start; writing the tokens will say what is wrong with the disk
-        return found
+        key = [self._separator, self._max_bytes]
+        return remembered(self._groups[group], key, cache_dir, lambda: survey(self._read(group)))
+
+
+def remembered(files: list[Path], key: list[Any], cache_dir: Path, look: Callable[[], Survey]) -> Survey:
+    """What ``look`` finds in ``files``; that of unchanged ones (path, size, time) is remembered, as it reads them all.
+
+    Args:
+        key: what else the survey depends on.
+    """
+    facts = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    state = json.dumps([1, facts, *key])
+    memo = cache_dir / "surveys" / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.json"
+    try:
+        return Survey(**json.loads(memo.read_text()))
+    except (OSError, ValueError, TypeError):
+        pass
+    found = look()
+    try:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        write_text(memo, json.dumps(vars(found)))
+    except OSError:
+        pass  # only costs time at the next start; writing the tokens will say what is wrong with the disk
+    return found
 
 
 class HubSource:
@@ -244,17 +253,18 @@ def group_files(files: list[Path]) -> dict[str, list[Path]]:
 
 
 def local_source(
-    name: str, path: str, cache_dir: Path, *, separator: str | None, max_bytes: int | None, val_fraction: float
-) -> LocalSource:
-    """The file, folder or glob ``path``."""
+    name: str, path: str, cache_dir: Path, *, separator: str | None, max_bytes: int | None, val_fraction: float,
+    field: str = "data.path",
+) -> LocalSource:  # fmt: skip
+    """The file, folder or glob ``path``, which ``field`` of the configuration gives."""
     return LocalSource(
         name,
-        group_files(find_files(path)),
+        group_files(find_files(path, field)),
         cache_dir,
         separator=separator,
         max_bytes=max_bytes,
         val_fraction=val_fraction,
-        origin=f"data.path={path}",
+        origin=f"{field}={path}",
     )
 
 

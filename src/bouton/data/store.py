@@ -4,6 +4,7 @@ One folder per split::
 
     tokens.bin      the token ids of all documents end to end, little-endian uint16 (uint32 for over 65,536 ids)
     documents.bin   int64, where each document begins in tokens.bin
+    spans.bin       int64 (conversations only), where what is learned begins and ends (exclusive), in turn
     meta.json       format version, dtype, counts, source and tokenizer with fingerprints, size and SHA-256 of the files
 
 A store is opened by memory map, so a corpus of any size needs no memory of its own.
@@ -26,7 +27,7 @@ from bouton.files import write_text
 
 FORMAT = "bouton-tokens"
 VERSION = 1
-TOKENS, DOCUMENTS, META = "tokens.bin", "documents.bin", "meta.json"
+TOKENS, DOCUMENTS, SPANS, META = "tokens.bin", "documents.bin", "spans.bin", "meta.json"
 _VERIFIED = ".verified.json"
 
 
@@ -39,6 +40,7 @@ class TokenStore:
         documents: (num_documents,) int64, positions in ``tokens`` where documents begin (each with ``eot_id``).
         num_bytes: UTF-8 bytes of the text.
         meta: the whole of meta.json.
+        spans: (2 S,) int64, the targets with a loss are [spans[0], spans[1]), [spans[2], spans[3]), ...; None: all.
     """
 
     folder: Path
@@ -46,6 +48,7 @@ class TokenStore:
     documents: NDArray[np.int64]
     num_bytes: int
     meta: dict[str, Any]
+    spans: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -84,7 +87,8 @@ def open_store(folder: str | Path) -> TokenStore:
     _verify(folder, files)
     tokens = np.memmap(folder / TOKENS, dtype=dtype, mode="r")
     documents = np.memmap(folder / DOCUMENTS, dtype=np.dtype("<i8"), mode="r")
-    return TokenStore(folder, tokens, documents, counts[2], meta)
+    spans = np.memmap(folder / SPANS, dtype=np.dtype("<i8"), mode="r") if SPANS in files else None
+    return TokenStore(folder, tokens, documents, counts[2], meta, spans)
 
 
 def file_facts(path: Path) -> dict[str, Any]:

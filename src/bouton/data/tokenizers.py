@@ -78,6 +78,10 @@ class Tokenizer(ABC):
         """The text of ``tokens``; bytes that are not UTF-8 become replacement signs."""
         return b"".join(self.string(int(token)) for token in tokens).decode("utf-8", errors="replace")
 
+    def special_id(self, text: str) -> int | None:
+        """The id of the special token that is written so, to which no text encodes; None: there is none."""
+        return self.eot_id if text == END_OF_TEXT else None
+
     def save(self, folder: str | Path) -> None:
         """Write everything :func:`load_tokenizer` needs into ``folder``."""
         folder = Path(folder)
@@ -155,7 +159,8 @@ class BPETokenizer(Tokenizer):
         self.kind = kind
         self.eot_id = int(eot_id)
         self._model = model
-        specials = {token["id"] for token in definition["added_tokens"] if token["special"]}
+        self._specials = {t["content"]: int(t["id"]) for t in definition["added_tokens"] if t["special"]}
+        specials = set(self._specials.values())
         alphabet = byte_alphabet()
         strings = []
         for token in range(max(model.get_vocab(with_added_tokens=True).values()) + 1):
@@ -176,6 +181,9 @@ class BPETokenizer(Tokenizer):
         encodings = self._model.encode_batch_fast([_clean(text) for text in texts], add_special_tokens=False)
         return [np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings]
 
+    def special_id(self, text: str) -> int | None:
+        return self._specials.get(text)
+
     def _save_model(self, folder: Path) -> None:
         write_text(folder / _JSON, self._model.to_str())
 
@@ -193,22 +201,26 @@ def byte_alphabet() -> dict[str, bytes]:
     return table | {chr(256 + n): bytes([byte]) for n, byte in enumerate(others)}
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
-    """Train byte-level BPE of at most ``vocab_size`` ids (fewer where the text has too few pairs) in one pass."""
+def train_bpe(texts: Iterable[str], vocab_size: int, specials: Sequence[str] = ()) -> BPETokenizer:
+    """Train byte-level BPE of at most ``vocab_size`` ids (fewer where the text has too few pairs) in one pass.
+
+    Args:
+        specials: special tokens besides the end of the text; the vocabulary contains them.
+    """
     from tokenizers import Tokenizer as Model
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    if vocab_size < SMALLEST_BPE:
+    if vocab_size < SMALLEST_BPE + len(specials):
         raise ConfigError(
-            f"data.tokenizer.vocab_size={vocab_size} is too small: byte-level BPE needs at least {SMALLEST_BPE} "
-            "(256 bytes and the end of text)"
+            f"data.tokenizer.vocab_size={vocab_size} is too small: byte-level BPE needs at least "
+            f"{SMALLEST_BPE + len(specials)} (256 bytes, the end of text" + (", markers)" if specials else ")")
         )
     model = Model(models.BPE())
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     model.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=[END_OF_TEXT, *specials],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

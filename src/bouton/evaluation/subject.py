@@ -106,6 +106,8 @@ class Subject:
         from bouton.data.build import build_datamodule
 
         config: Any = OmegaConf.to_container(self.run.config.data, resolve=True)
+        if (config.get("tokenizer") or {}).get("kind") == "saved":  # the run it comes from may be gone
+            config["tokenizer"] = {"kind": "saved", "path": str(self.run.folder / "tokenizer")}
         config.update({name: value for name, value in self._moved.items() if value is not None})
         module = build_datamodule(config, int(self.run.config.get("seed") or 0))
         try:

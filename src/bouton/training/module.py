@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -66,6 +66,7 @@ class TrainingModule(lightning.LightningModule):
         max_steps: optimizer steps of the whole run.
         targets_per_batch: nominal number of targets of one micro-batch on one device (batch size x length).
         token_bytes: (vocab_size,) bytes of each token, for bits per byte.
+        extra_validation: names of the validation loaders after the first; their metrics carry the name in front.
     """
 
     def __init__(
@@ -77,13 +78,14 @@ class TrainingModule(lightning.LightningModule):
         max_steps: int,
         targets_per_batch: int,
         token_bytes: Tensor,
+        extra_validation: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.body: Any = body
         self.optimizer_config = dict(optimizer)
         self.schedule = build_schedule(schedule, max_steps)
         self.targets_per_batch = targets_per_batch
-        self.validation_metrics = TokenMetrics(token_bytes)
+        self.validation_metrics = nn.ModuleDict({p: TokenMetrics(token_bytes) for p in ("main", *extra_validation)})
         self.record: StepRecord | None = None  # of the last completed optimizer step
         self.vitals: dict[str, float] = {}  # of the last validation
         self.validation: dict[str, float] = {}  # metrics of the last validation
@@ -204,20 +206,31 @@ class TrainingModule(lightning.LightningModule):
         self._random_state = get_random_state()
         super().on_validation_model_zero_grad()
 
+    @property
+    def _metrics(self) -> list[TokenMetrics]:
+        """One for each validation loader, in their order."""
+        return cast(list[TokenMetrics], list(self.validation_metrics.values()))
+
     def on_validation_epoch_start(self) -> None:
-        self.validation_metrics.reset()
+        for metrics in self._metrics:
+            metrics.reset()
         wanted = self.mechanisms or getattr(self.body, "reports_vitals", False)
         self._collector = Vitals() if wanted else None
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         # Vitals of the first batch stand for all: they cost about as much as the pass itself.
-        vitals = self._collector if batch_idx == 0 else None
+        vitals = self._collector if batch_idx == 0 and dataloader_idx == 0 else None
         logits, _ = self.body(batch["tokens"], starts=batch["starts"], vitals=vitals)
         targets = batch["targets"]
-        self.validation_metrics.update(summed_nll(logits, targets), logits, targets)
+        self._metrics[dataloader_idx].update(summed_nll(logits, targets), logits, targets)
 
     def on_validation_epoch_end(self) -> None:
-        self.validation = {str(k): float(v) for k, v in self.validation_metrics.compute().items()}
+        prefixes = ("" if name == "main" else f"{name}_" for name in self.validation_metrics)
+        self.validation = {
+            f"{prefix}{name}": float(value)
+            for prefix, metrics in zip(prefixes, self._metrics, strict=True)
+            for name, value in metrics.compute().items()
+        }
         self.validated_at = self.trainer.global_step
         self.last_val_loss = self.validation["loss"]
         means = self._collector.mean() if self._collector is not None else {}

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bouton.ops import backends
-from bouton.training.callbacks import Checkpointing, EarlyStop, HopelessStop, StopControl, Throughput
+from bouton.training.callbacks import Checkpointing, Curriculum, EarlyStop, HopelessStop, StopControl, Throughput
 from bouton.training.callbacks.access import find
 from bouton.training.costs import EnergyMeter, peak_memory
 from bouton.training.module import TrainingModule
@@ -34,12 +34,14 @@ def summarize(
     rate = throughput.mean_tokens_per_second()
     tokens = trainer.global_step * throughput.tokens_per_step
     flops = throughput.flops_per_token
-    hopeless = find(trainer, HopelessStop)
+    hopeless, curriculum = find(trainer, HopelessStop), find(trainer, Curriculum)
     status = "finished"
     if hopeless is not None and hopeless.stopped:
         status = "stopped as hopeless"
     elif early is not None and early.stopped:
         status = "stopped early"
+    elif curriculum is not None and curriculum.stopped:
+        status = "curriculum completed"
     elif stop.timed_out:
         status = "time limit reached"
     final = {f"val_{name}": value for name, value in module.validation.items()}
@@ -50,6 +52,7 @@ def summarize(
         "step": trainer.global_step,
         "resumed_from_step": resumed_from,
         **({"prediction": hopeless.verdict} if hopeless is not None and hopeless.stopped else {}),
+        **({"curriculum": curriculum.facts(trainer.global_step)} if curriculum is not None else {}),
         "final": final,
         "best": {"step": checkpointing.best_step, **{f"val_{k}": v for k, v in checkpointing.best_metrics.items()}},
         "vitals": dict(module.vitals),

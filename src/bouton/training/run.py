@@ -18,6 +18,7 @@ from bouton.config import elastic
 from bouton.errors import CheckpointError, ConfigError
 from bouton.files import remove_partials, write_json, write_text
 from bouton.training.callbacks import build_callbacks
+from bouton.training.callbacks.curriculum import check_phases
 from bouton.training.callbacks.media import add_sample, read_samples, sample_text
 from bouton.training.checkpoints import KEY, LAST, check_compatible, find_run, read_checkpoint
 from bouton.training.costs import EnergyMeter, reset_peak_memory
@@ -27,6 +28,7 @@ from bouton.training.loggers import build_loggers, finished, log_sample
 from bouton.training.module import TrainingModule
 from bouton.training.random_state import preserved_globals, seed_everything
 from bouton.training.report import print_results, summarize
+from bouton.training.start import RECORD, load_start
 from bouton.training.trainer import build_trainer, check_trainer, on_gpu, precision, quiet_lightning
 
 log = logging.getLogger("bouton.training")
@@ -56,7 +58,8 @@ def run(cfg: DictConfig, make_data: Callable[[Config], Any], make_body: Callable
     """:func:`train` with the makers of data and body given, each called with the resolved configuration.
 
     The data module offers ``tokenizer`` (``vocab_size``, ``token_bytes``, ``fingerprint``, ``save``), the loaders, and
-    ``state_dict`` / ``load_state_dict``, after which its training loader goes on in the order where it stopped.
+    ``state_dict`` / ``load_state_dict``, after which its training loader goes on in the order where it stopped. With
+    several validation loaders it names those after the first in ``extra_validation``.
     """
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
@@ -81,6 +84,7 @@ class _Run:
 
     def execute(self) -> float:
         check_trainer(self.settings)
+        check_phases(self.config["data"], self.config["callbacks"], self.settings)
         begin = time.perf_counter()
         self.folder, checkpoint = self._folder_and_checkpoint()
         seed = int(self.config["seed"])
@@ -90,6 +94,8 @@ class _Run:
         data = self._prepared_data()
         self._resolve_vocabulary(data.tokenizer.vocab_size)
         body = self.make_body(self.config)
+        start = self.config.get("init_from")
+        origin = load_start(body, str(start)) if start is not None and checkpoint is None else None
         seed_everything(seed, self.rank)  # whatever building drew, training begins at the same place
         accumulate = self.settings["accumulate_grad_batches"]
         per_batch = int(self.config["data"]["batch_size"]) * int(self.config["data"]["seq_len"])
@@ -112,6 +118,7 @@ class _Run:
             max_steps=self.settings["max_steps"],
             targets_per_batch=per_batch,
             token_bytes=torch.as_tensor(data.tokenizer.token_bytes),
+            extra_validation=getattr(data, "extra_validation", ()),
         )
         callbacks = build_callbacks(
             self.config["callbacks"],
@@ -140,7 +147,7 @@ class _Run:
         device = trainer.strategy.root_device
         energy = EnergyMeter(device)
         if main:
-            self._write_identity(resolved, data, seed)
+            self._write_identity(resolved, data, seed, origin)
         if self.settings["compile"]:
             body.compile()  # in place: parameter names, and so checkpoints, stay the same
         with finished(loggers):
@@ -217,13 +224,15 @@ class _Run:
 
     # -- the run folder -----------------------------------------------------------------------------------------
 
-    def _write_identity(self, resolved: str, data: Any, seed: int) -> None:
+    def _write_identity(self, resolved: str, data: Any, seed: int, origin: Config | None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_partials(self.folder)
         remove_partials(self.folder / "checkpoints")
         write_text(self.folder / "config.yaml", resolved)
         write_json(self.folder / "environment.json", environment(seed, self.world_size))
         data.tokenizer.save(self.folder / "tokenizer")
+        if origin is not None:
+            write_json(self.folder / RECORD, origin)
 
     def _name(self) -> str:
         return "+".join(sorted(self.config.get("mechanism") or {})) or "none"

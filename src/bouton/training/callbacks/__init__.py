@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bouton.training.callbacks.build import build_callbacks
 from bouton.training.callbacks.checkpoint import Checkpointing
+from bouton.training.callbacks.curriculum import Curriculum
 from bouton.training.callbacks.early_stop import EarlyStop
 from bouton.training.callbacks.hopeless import HopelessStop
 from bouton.training.callbacks.media import Media
@@ -15,6 +16,7 @@ from bouton.training.callbacks.throughput import Throughput
 
 __all__ = [
     "Checkpointing",
+    "Curriculum",
     "EarlyStop",
     "HopelessStop",
     "Media",

@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import Callback
 
 from bouton.errors import ConfigError, suggest
 from bouton.training.callbacks.checkpoint import Checkpointing
+from bouton.training.callbacks.curriculum import FIELDS as CURRICULUM
+from bouton.training.callbacks.curriculum import build_curriculum
 from bouton.training.callbacks.early_stop import EarlyStop
 from bouton.training.callbacks.hopeless import HopelessStop
 from bouton.training.callbacks.media import Media
@@ -24,12 +26,13 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "checkpoint": ("save_every", "save_best"),
     "early_stop": ("patience", "min_delta"),
     "hopeless": ("threshold", "confidence", "slack"),
+    "curriculum": CURRICULUM,
     "nonfinite_guard": (),
     "throughput": ("mfu",),
     "progress": ("refresh_every",),
     "media": ("every", "tokens", "sample_tokens"),
 }
-_OPTIONAL = ("early_stop", "hopeless", "media")  # null leaves them out
+_OPTIONAL = ("early_stop", "hopeless", "curriculum", "media")  # null leaves them out
 
 
 def build_callbacks(
@@ -89,6 +92,8 @@ def build_callbacks(
         callbacks.append(
             HopelessStop(*(_number(rule[name], f"callbacks.hopeless.{name}") for name in FIELDS["hopeless"]))
         )
+    if (rule := config["curriculum"]) is not None:
+        callbacks.append(build_curriculum(rule))
     if config["nonfinite_guard"]:
         callbacks.append(NonFiniteGuard(folder))
     if (media := config["media"]) is not None:

@@ -74,14 +74,15 @@ class Checkpointing(Callback):
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"the checkpoint does not fit this model: {reason}") from error
-        scheduler = trainer.lr_scheduler_configs[0].scheduler
-        scheduler.load_state_dict(checkpoint["lr_schedulers"][0])
-        # The saved rate is that of the old `trainer.max_steps`; with the same one it is the same float.
-        for group, base in zip(trainer.optimizers[0].param_groups, scheduler.base_lrs, strict=True):
-            group["lr"] = base * pl_module.schedule(scheduler.last_epoch)
         for callback in callbacks_of(trainer):
             if callback.state_key in checkpoint["callbacks"]:
                 callback.load_state_dict(checkpoint["callbacks"][callback.state_key])
+        scheduler = trainer.lr_scheduler_configs[0].scheduler
+        scheduler.load_state_dict(checkpoint["lr_schedulers"][0])
+        # A curriculum, restored above, has its part in the schedule. The saved rate is that of the old
+        # `trainer.max_steps`; with the same one it is the same float.
+        for group, base in zip(trainer.optimizers[0].param_groups, scheduler.base_lrs, strict=True):
+            group["lr"] = base * pl_module.schedule(scheduler.last_epoch)
         pl_module.load_progress(meta["progress"])
         # A resumed run is a first epoch that starts late: only the totals count on.
         loop = trainer.fit_loop.epoch_loop

@@ -62,7 +62,7 @@ class Media(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         assert isinstance(pl_module, TrainingModule)
-        if batch_idx or trainer.sanity_checking:
+        if batch_idx or dataloader_idx or trainer.sanity_checking:
             return
         due = self._validations % self.every == 0
         self._validations += 1
