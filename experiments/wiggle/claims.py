@@ -8,6 +8,7 @@ All seeds are trained at once: every parameter has the seed as its first axis.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 from collections.abc import Callable
@@ -85,7 +86,7 @@ def modular(name: str, seeds: int, *, held_out: bool, modulus: int = 5, width: i
     train, test = (order[:, :80], order[:, 80:]) if held_out else (order, order)
     sizes = [2, width, width, 1]
     weights, biases, owns = [], [], []
-    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         weights.append(((2 / fan_in) ** 0.5 * torch.randn(seeds, fan_in, fan_out, generator=draw)).requires_grad_())
         biases.append(torch.zeros(seeds, 1, fan_out, requires_grad=True))
     for _ in range(2):

@@ -49,7 +49,7 @@ def test_twins_are_equal_in_what_they_say(version):
         assert getattr(shape.config, field) == getattr(model.config, field)
     assert shape.config.activation == "gelu" and not shape.mechanism_list()
     parameters, _ = body(f"{version}_gelu_params", *fixed)
-    assert abs(parameters.num_parameters() - model.num_parameters()) < 1e-6 * model.num_parameters() + 1
+    assert abs(parameters.num_parameters() - model.num_parameters()) < 2e-6 * model.num_parameters() + 1
     flops = shape if version.startswith("v3") else body(f"{version}_gelu_flops", *fixed)[0]
     assert flops.flops_per_token(length) == pytest.approx(model.flops_per_token(length), rel=1e-3)
 
