@@ -79,6 +79,7 @@ class ChatTemplate:
     Attributes:
         end_id: the token that ends every turn; a reply is over with it.
         special: whether the markers are special tokens.
+        marker_ids: the ids of these special tokens; empty where the markers are text.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -94,9 +95,11 @@ class ChatTemplate:
         if self.special:
             self._headers = {role: [int(number or 0)] for role, number in zip(ROLES, ids, strict=False)}
             self.end_id = int(ids[-1] or 0)
+            self.marker_ids = [int(number or 0) for number in ids]
         else:
             self._headers = {role: tokenizer.encode(f"<|{role}|>\n") for role in ROLES}
             self.end_id = tokenizer.eot_id
+            self.marker_ids = []
 
     def header(self, role: str) -> list[int]:
         """The tokens that begin a turn; what follows those of the assistant is its reply."""
