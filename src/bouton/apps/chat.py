@@ -18,7 +18,7 @@ from bouton.runs import Run, load
 
 _SPECS = Sampling.specs()
 _DEFAULTS = {**Sampling.defaults(), **DEFAULTS}
-_COMMANDS = {
+_COMMANDS = {  # as /help shows them
     "/help": "this list",
     "/reset": "begin a new conversation",
     "/save FILE": "write the state of the conversation",
@@ -138,11 +138,12 @@ def _command(line: str, chat: Chat, identity: Callable[[], dict[str, str]]) -> b
     word, _, rest = line.partition(" ")
     path = rest.strip()
     try:
-        if word in ("/save", "/load") and not path:
-            raise ConfigError(f"{word} needs a file: {word} FILE")
-        if word not in ("/save", "/load") and path:
-            raise ConfigError(f"{word} takes nothing after it")
-        if word in ("/exit", "/quit"):
+        usage = next((usage for usage in _COMMANDS if usage.split()[0] == word), None)
+        if usage is None:
+            raise ConfigError(f"command '{word}' is unknown: {suggest(word, [name.split()[0] for name in _COMMANDS])}")
+        if bool(path) != (usage != word):
+            raise ConfigError(f"{word} {'takes nothing after it' if path else f'needs a file: {usage}'}")
+        if word == "/exit":
             return False
         if word == "/reset":
             chat.reset()
@@ -153,11 +154,9 @@ def _command(line: str, chat: Chat, identity: Callable[[], dict[str, str]]) -> b
         elif word == "/load":
             chat.load(Path(path).expanduser(), identity())
             note(f"going on after {chat.length} tokens")
-        elif word == "/help":
+        else:
             for name, meaning in _COMMANDS.items():
                 note(f"{name:<12}{meaning}")
-        else:
-            raise ConfigError(f"command '{word}' is unknown: {suggest(word, [name.split()[0] for name in _COMMANDS])}")
     except BoutonError as error:
         note(f"error: {error}")
     return True
