@@ -47,6 +47,13 @@ def test_words_and_experiments_override_single_fields(run: Path) -> None:
     assert not cfg.mechanism and cfg.model.hidden_size != 64
 
 
+@pytest.mark.parametrize("experiment", ["chat_sft", "wiggle/sft"])
+def test_shipped_experiments_fine_tune(run: Path, experiment: str) -> None:
+    cfg = bouton.compose(f"experiment={experiment}", quoted(run))
+    assert cfg.data.name in ("chat", "smoltalk") and cfg.data.tokenizer.kind == "saved"
+    assert cfg.model.hidden_size == 64 and cfg.optimizer.lr <= 3e-4
+
+
 def test_without_it_nothing_changes() -> None:
     assert inherit(["data=text", "init_from=null"]) == ["data=text", "init_from=null"]
     assert bouton.compose().init_from is None

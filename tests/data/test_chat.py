@@ -187,6 +187,7 @@ def test_broken_files_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(b"no gzip")
     (tmp_path / "b.parquet").write_bytes(b"no parquet")
     (tmp_path / "c.json").write_text("{}")
+    (tmp_path / "d.json").write_text("[{")
     for path in sorted(tmp_path.iterdir()):
         with pytest.raises(DataError, match=path.name) as caught:
             list(read_conversations([path]))

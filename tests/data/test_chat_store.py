@@ -217,6 +217,8 @@ def test_the_tokenizer_of_a_run_is_used_as_it_is(chats: Path, make: Make, tmp_pa
     assert module.tokenizer.fingerprint == ByteTokenizer.fingerprint
     with pytest.raises(ConfigError, match=r"data\.tokenizer\.path is not set"):
         make(chats, name="chat", tokenizer={"kind": "saved"})
+    with pytest.raises(ConfigError, match=r"data\.where=en must map columns to values"):
+        make(chats, name="chat", where="en")
     with pytest.raises(ConfigError, match=r"data\.path is not set: data=chat needs"):
         make(None, name="chat")
     with pytest.raises(ConfigError, match=r"data\.seq_len=2 is too short: in no conversation"):

@@ -270,7 +270,7 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
             yield from _parquet_rows(path)
         elif name.endswith(".json"):
             with open_text(path) as file:
-                yield from _whole(path, json.load(file))
+                yield from _whole(path, file.read())
         else:
             with open_text(path) as file:
                 yield from _json_lines(path, file)
@@ -291,7 +291,11 @@ def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[Mapping[str, Any]]
         yield row
 
 
-def _whole(path: Path, content: Any) -> Iterator[Mapping[str, Any]]:
+def _whole(path: Path, text: str) -> Iterator[Mapping[str, Any]]:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
     if not isinstance(content, list):
         raise DataError(f"{path} is not a list of conversations: write one JSON object a line, into a .jsonl file")
     yield from content
