@@ -33,7 +33,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` by ``text`` in UTF-8."""
-    write_atomically(path, lambda file: _put(file, text.encode()))
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data``."""
+    write_atomically(path, lambda file: _put(file, data))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -55,7 +55,7 @@ def test_a_row_is_what_it_is_alone(sampling: Sampling) -> None:
 def test_a_long_prompt_read_in_chunks_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model, options = tiny(), {"max_new_tokens": 8, "sampling": FREE}
     whole = generate(model, TOKENIZER, PROMPTS, **options)
-    monkeypatch.setattr(decode, "_PREFILL_ELEMENTS", 257 * 4 * 7)
+    monkeypatch.setattr(decode, "PREFILL_ELEMENTS", 257 * 4 * 7)
     assert generate(model, TOKENIZER, PROMPTS, **options) == whole
 
 

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         seed=options.seed,
         num_samples=options.num_samples,
     )
-    with _open_output() as out:
+    with open_output() as out:
         finishes = _print(pieces, prompts, options.num_samples, out)
     _explain(finishes, run)
     return 0
@@ -101,7 +101,7 @@ def _print(pieces: Iterator[Piece], prompts: list[str], num_samples: int, out: T
         texts[piece.row] += piece.text
         finishes[piece.row] = piece.finish or finishes[piece.row]
         while current < count:
-            _write(out, texts[current])
+            write(out, texts[current])
             texts[current] = ""
             if not finishes[current]:
                 break
@@ -111,7 +111,7 @@ def _print(pieces: Iterator[Piece], prompts: list[str], num_samples: int, out: T
                 _begin_row(out, current, prompts, num_samples)
         out.flush()
     seconds = time.perf_counter() - begin
-    _note(f"{tokens} tokens in {seconds:.1f} s, {tokens / max(seconds, 1e-9):.0f} tokens/s")
+    note(f"{tokens} tokens in {seconds:.1f} s, {tokens / max(seconds, 1e-9):.0f} tokens/s")
     return finishes
 
 
@@ -126,31 +126,31 @@ def _begin_row(out: TextIO, row: int, prompts: list[str], num_samples: int) -> N
         out.write(f"{'' if row == 0 else chr(10)}--- {', '.join(names)}\n")
     if out.isatty():
         out.write("\x1b[1m")
-    _write(out, prompts[prompt])
+    write(out, prompts[prompt])
     if out.isatty():
         out.write("\x1b[0m")
     out.flush()
 
 
-def _write(out: TextIO, text: str) -> None:
+def write(out: TextIO, text: str) -> None:
     out.write(text.translate(_CONTROL) if out.isatty() else text)
 
 
 def _explain(finishes: list[str], run: Run) -> None:
     if "max_seq_len" in finishes:
-        _note(
+        note(
             f"stopped at model.max_seq_len = {run.model.max_seq_len}: this body has learned positions, which end there"
         )
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
     """A line about the text, kept out of it."""
     sys.stdout.flush()
     print(f"\x1b[2m{text}\x1b[0m" if sys.stderr.isatty() else text, file=sys.stderr)
 
 
 @contextmanager
-def _open_output() -> Iterator[TextIO]:
+def open_output() -> Iterator[TextIO]:
     """Standard output for any text in any locale; a reader that closes the pipe (``| head``) ends it quietly."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")

@@ -22,13 +22,18 @@ def inherit(words: list[str]) -> list[str]:
     Raises:
         ConfigError: several runs are named at once, or what is named is no run.
     """
-    given = [word.partition("=")[2] for word in words if word.lstrip("+").partition("=")[0] == _KEY]
-    if not given or given[-1] in ("", "null"):
+    given = [word for word in words if word.lstrip("+").partition("=")[0] == _KEY]
+    if not given:
         return words
-    value = given[-1].strip("'\"")
-    if "," in value and not Path(value).expanduser().exists():
-        raise ConfigError(f"{_KEY}={value}: a grid cannot go over runs to start from; start one after another")
-    folder = run_folder(value)
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    override = OverridesParser.create().parse_override(given[-1])
+    if override.is_sweep_override():
+        raise ConfigError(f"{given[-1]}: a grid cannot go over runs to start from; start one after another")
+    value = override.value()
+    if value is None:
+        return words
+    folder = run_folder(str(value))
     chosen = {word.lstrip("+").partition("=")[0] for word in words}
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     return [*words, *(f"{group}='{quoted}'" for group in INHERITED if group not in chosen)]

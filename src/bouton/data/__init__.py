@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bouton.data.build import NAMES as NAMES
     from bouton.data.build import build_datamodule as build_datamodule
+    from bouton.data.chat import ChatTemplate as ChatTemplate
+    from bouton.data.chat import read_conversations as read_conversations
     from bouton.data.module import TokenDataModule as TokenDataModule
     from bouton.data.store import TokenStore as TokenStore
     from bouton.data.store import open_store as open_store
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "NAMES": "build",
     "ByteTokenizer": "tokenizers",
+    "ChatTemplate": "chat",
     "StreamDecoder": "tokenizers",
     "TokenDataModule": "module",
     "TokenStore": "store",
@@ -30,6 +33,7 @@ _PUBLIC = {
     "build_datamodule": "build",
     "load_tokenizer": "tokenizers",
     "open_store": "store",
+    "read_conversations": "chat",
     "train_bpe": "tokenizers",
 }
 

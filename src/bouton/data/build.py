@@ -60,6 +60,8 @@ def build_datamodule(cfg: Config, seed: int = 0) -> TokenDataModule:
         prepare = functools.partial(_prepare_mqar, cfg, rows)
     elif name in CHAT_NAMES:
         check_text(cfg)
+        if (where := cfg.get("where")) is not None and not isinstance(where, Mapping):
+            raise ConfigError(f"data.where={where} must map columns to values, as {{lang: en}}, or be null")
         prepare = functools.partial(_prepare_chat, cfg)
     else:
         check_text(cfg)

@@ -79,6 +79,7 @@ class ChatTemplate:
     Attributes:
         end_id: the token that ends every turn; a reply is over with it.
         special: whether the markers are special tokens.
+        marker_ids: the ids of these special tokens; empty where the markers are text.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -94,9 +95,11 @@ class ChatTemplate:
         if self.special:
             self._headers = {role: [int(number or 0)] for role, number in zip(ROLES, ids, strict=False)}
             self.end_id = int(ids[-1] or 0)
+            self.marker_ids = [int(number or 0) for number in ids]
         else:
             self._headers = {role: tokenizer.encode(f"<|{role}|>\n") for role in ROLES}
             self.end_id = tokenizer.eot_id
+            self.marker_ids = []
 
     def header(self, role: str) -> list[int]:
         """The tokens that begin a turn; what follows those of the assistant is its reply."""
@@ -267,7 +270,7 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
             yield from _parquet_rows(path)
         elif name.endswith(".json"):
             with open_text(path) as file:
-                yield from _whole(path, json.load(file))
+                yield from _whole(path, file.read())
         else:
             with open_text(path) as file:
                 yield from _json_lines(path, file)
@@ -288,7 +291,11 @@ def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[Mapping[str, Any]]
         yield row
 
 
-def _whole(path: Path, content: Any) -> Iterator[Mapping[str, Any]]:
+def _whole(path: Path, text: str) -> Iterator[Mapping[str, Any]]:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
     if not isinstance(content, list):
         raise DataError(f"{path} is not a list of conversations: write one JSON object a line, into a .jsonl file")
     yield from content

@@ -23,7 +23,7 @@ from bouton.models.body import Body
 from bouton.models.sockets import State
 
 # A prompt is read in chunks whose logits have at most this many elements (128 MiB in float32).
-_PREFILL_ELEMENTS = 1 << 25
+PREFILL_ELEMENTS = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _stream(
     if max_new_tokens == 0:
         yield from (Piece(row.index, "", finish="max_new_tokens") for row in rows)
         return
-    with _evaluating(model):
+    with evaluating(model):
         for first in range(0, len(rows), batch_size):
             active = rows[first : first + batch_size]
             distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(row.prompt for row in active))}
@@ -234,7 +234,7 @@ def _prefill(model: Body, prompts: list[tuple[int, ...]]) -> tuple[Tensor, State
     starts: Tensor | None = torch.arange(length, device=device)[None] == begins[:, None]
     if not bool(begins.any()):
         starts = None
-    chunk = max(1, _PREFILL_ELEMENTS // (batch * model.vocab_size))
+    chunk = max(1, PREFILL_ELEMENTS // (batch * model.vocab_size))
     state: State | None = None
     logits = torch.empty(0)
     with torch.inference_mode():
@@ -263,7 +263,7 @@ def take(state: Any, rows: Sequence[int]) -> Any:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; every module then gets back its own mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
