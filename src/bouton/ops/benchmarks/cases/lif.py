@@ -1,0 +1,206 @@
+"""The spiking neurons against snnTorch, SpikingJelly, torch loops and torch.compile.
+
+Two forms of every loop are always there: one that indexes the currents token by token, as the packages' tutorials do,
+and one that takes them apart once. The first makes autograd add up a whole gradient for every token, O(T^2), so a ratio
+to it alone would flatter any kernel by a factor of several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bouton.ops.benchmarks.case import BOTH, FORWARD, Case, Execution, Inputs, Run, Work, generator, of_backends
+from bouton.ops.lif import OP, lif_reference, lif_scan, rlif_scan
+from bouton.ops.lif.reference import lif_step, spike
+
+Shape = tuple[int, int, int]  # B, T, H
+# Drive of the recurrent neurons -> about the share of the tokens at which they fire.
+DRIVES = {"4 %": 0.47, "10 %": 0.9}
+CHUNK = 16  # tokens that one compiled graph unrolls; all of 256 take minutes to compile
+KIND: dict[str, Any] = {
+    "reset": "subtract", "reset_order": "after_decay", "surrogate": "atan", "alpha": 2.0, "detach_reset": True,
+}  # fmt: skip
+
+
+def cases(device: str, shapes: str) -> list[Case]:
+    """Neurons by themselves, and with a recurrent map at two rates of firing."""
+    if shapes == "small":
+        return [_plain((2, 9, 6)), _recurrent((2, 9, 6), "10 %")]
+    found = [_plain((32, 256, 512)), *(_recurrent((32, 64, 512), rate) for rate in DRIVES)]
+    sweep = [_plain((32, t, 512)) for t in (32, 64, 128, 256)]
+    return {"issue": found, "sweep": sweep, "all": found + sweep}[shapes]
+
+
+def make_inputs(shape: Shape, drive: float, recurrent: bool, dtype: torch.dtype) -> Inputs:
+    """Currents (B, T, H), decays and thresholds (H,), and a recurrent map (H, H)."""
+    g = generator()
+    width = shape[2]
+    inputs = {
+        "x": (drive * torch.randn(shape, generator=g)).to(dtype),
+        "beta": 0.85 + 0.1 * torch.rand(width, generator=g),
+        "theta": torch.ones(width),
+    }
+    if recurrent:
+        inputs["w_rec"] = torch.randn(width, width, generator=g) * (0.2 / width**0.5)
+    return inputs
+
+
+def _execute(backend: str) -> Run:
+    def run(x: Inputs) -> tuple[Tensor, ...]:
+        if "w_rec" in x:
+            return rlif_scan(x["x"], x["w_rec"], x["beta"], x["theta"], backend=backend)
+        return lif_scan(x["x"], x["beta"], x["theta"], backend=backend)
+
+    return run
+
+
+def _exact(x: Inputs) -> tuple[Tensor, ...]:
+    zeros = x["x"].new_zeros(x["x"].shape[0], x["x"].shape[2])
+    return lif_reference(x["x"], x["beta"], x["theta"], None, x.get("w_rec"), zeros, zeros, None, **KIND)
+
+
+def _columns(x: Tensor, apart: bool) -> Callable[[int], Tensor]:
+    """Token t of x (B, T, H): from a list that was made once, or by indexing each time."""
+    if apart:
+        columns = x.unbind(1)
+        return lambda t: columns[t]
+    return lambda t: x[:, t]
+
+
+def _snntorch(apart: bool) -> Callable[[str, torch.dtype], Run]:
+    def make(device: str, dtype: torch.dtype) -> Run:
+        import snntorch
+
+        atan = snntorch.surrogate.atan(2.0)
+
+        def run(x: Inputs) -> tuple[Tensor, ...]:
+            cell = snntorch.Leaky(beta=0.9, spike_grad=atan)
+            cell._buffers["beta"] = x["beta"]  # learned, as with learn_beta, but the very tensor of the others
+            cell._buffers["threshold"] = x["theta"]
+            at = _columns(x["x"], apart)
+            s = u = torch.zeros_like(at(0))
+            spikes = []
+            for t in range(x["x"].shape[1]):
+                current = at(t) if "w_rec" not in x else at(t) + s @ x["w_rec"].T
+                s, u = cell(current, u)
+                spikes.append(s)
+            return (torch.stack(spikes, dim=1),)
+
+        return run
+
+    return make
+
+
+def _spikingjelly(device: str, dtype: torch.dtype) -> Run:
+    from spikingjelly.activation_based import functional, neuron, surrogate
+
+    # Its order of reset differs: spikes are not those of the others, the work is the same. beta is 0.9 for all neurons.
+    node = neuron.LIFNode(
+        tau=10.0, decay_input=False, v_reset=None, detach_reset=True, step_mode="m",
+        surrogate_function=surrogate.ATan(2.0),
+    ).to(device)  # fmt: skip
+
+    def run(x: Inputs) -> tuple[Tensor, ...]:
+        functional.reset_net(node)
+        return (node(x["x"].transpose(0, 1)).transpose(0, 1) + 0 * x["beta"],)
+
+    return run
+
+
+def _loop(apart: bool) -> Callable[[str, torch.dtype], Run]:
+    def make(device: str, dtype: torch.dtype) -> Run:
+        def run(x: Inputs) -> tuple[Tensor, ...]:
+            at = _columns(x["x"], apart)
+            s = u = torch.zeros_like(at(0))
+            spikes = []
+            for t in range(x["x"].shape[1]):
+                u, s = lif_step(at(t), u, s, x["beta"], x["theta"], None, x.get("w_rec"), **KIND)
+                spikes.append(s)
+            return (torch.stack(spikes, dim=1),)
+
+        return run
+
+    return make
+
+
+def _compiled(device: str, dtype: torch.dtype) -> Run:
+    def chunk(x: Tensor, u: Tensor, s: Tensor, beta: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        spikes = []
+        for current in x.unbind(1):
+            u = beta * u + current - theta * s.detach()
+            s = spike(u - theta, "atan", 2.0)
+            spikes.append(s)
+        return torch.stack(spikes, dim=1), u, s
+
+    compiled = torch.compile(chunk)
+
+    def run(x: Inputs) -> tuple[Tensor, ...]:
+        u = s = x["x"].new_zeros(x["x"].shape[0], x["x"].shape[2])
+        parts = []
+        for piece in x["x"].split(CHUNK, dim=1):
+            spikes, u, s = compiled(piece, u, s, x["beta"], x["theta"])
+            parts.append(spikes)
+        return (torch.cat(parts, dim=1),)
+
+    return run
+
+
+def _case(name: str, shape: Shape, drive: float, recurrent: bool, peers: tuple[Execution, ...]) -> Case:
+    b, t, h = shape
+    numbers = 4.0 * b * t * h
+    inputs = partial(make_inputs, drive=drive, recurrent=recurrent)
+    work = {FORWARD: Work(bytes=2 * numbers), BOTH: Work(bytes=6 * numbers)}
+    if recurrent:
+        product = 2.0 * b * t * h * h
+        work = {FORWARD: Work(flops=product, bytes=2 * numbers), BOTH: Work(flops=3 * product, bytes=6 * numbers)}
+    return Case(
+        op=OP,
+        name=name,
+        dims={"B": b, "T": t, "H": h},
+        inputs=lambda dtype: inputs(shape, dtype=dtype),
+        trained=("x", "beta", *(("w_rec",) if recurrent else ())),
+        executions=(*of_backends(OP, _execute), *peers),
+        outputs=("spikes", "u"),
+        exact=_exact,
+        problems=tuple(_problem(inputs, small) for small in ((2, 23, 20), (3, 40, 16))),
+        out_like="x",
+        # A potential within rounding of the threshold may fall either way: none of these problems has one.
+        limits={"*": 2e-4},
+        gate=name.split(" (")[0] + f" {drive}",
+        work=work,
+    )
+
+
+def _problem(inputs: Callable[..., Inputs], shape: Shape) -> Callable[[torch.dtype], Inputs]:
+    return partial(_made, inputs, shape)
+
+
+def _made(inputs: Callable[..., Inputs], shape: Shape, dtype: torch.dtype) -> Inputs:
+    return inputs(shape, dtype=dtype)
+
+
+def _plain(shape: Shape) -> Case:
+    peers = (
+        Execution("snntorch x[t]", _snntorch(apart=False)),
+        Execution("snntorch unbind", _snntorch(apart=True)),
+        Execution("spikingjelly", _spikingjelly),
+        Execution("torch loop x[t]", _loop(apart=False)),
+        Execution("torch loop unbind", _loop(apart=True)),
+        Execution("torch.compile", _compiled, compiled=True),
+    )
+    return _case(f"plain {shape}", shape, 0.7, False, peers)
+
+
+def _recurrent(shape: Shape, rate: str) -> Case:
+    peers = (
+        Execution("snntorch x[t]", _snntorch(apart=False)),
+        Execution("snntorch unbind", _snntorch(apart=True)),
+        Execution("torch loop x[t]", _loop(apart=False)),
+        Execution("torch loop unbind", _loop(apart=True)),
+    )
+    return _case(f"recurrent {shape}, firing {rate}", shape, DRIVES[rate], True, peers)
