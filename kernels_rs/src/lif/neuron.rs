@@ -54,18 +54,23 @@ fn advance_with<const RESET: u8>(
     }
 }
 
-/// u and s before and at each token of a stretch, computed again: `CHUNK` + 1 rows of `width` each.
-pub struct Stretch<'b> {
+/// u and s before and at each token of a stretch, computed again: `CHUNK` + 1 rows of as many numbers as `zeros` has.
+pub struct Stretch<'a, 'b> {
+    pub inputs: &'a Inputs<'a>,
+    pub span: Span,
+    pub zeros: &'a [f32],
     pub u: &'b mut [f32],
     pub s: &'b mut [f32],
-    pub width: usize,
+    /// The first token.
+    pub first: usize,
 }
 
-impl Stretch<'_> {
-    /// Tokens from `chunk * CHUNK` on of a span.
+impl Stretch<'_, '_> {
+    /// Go to stretch number `chunk`.
     #[inline(always)]
-    pub fn fill(&mut self, inputs: &Inputs<'_>, constants: Constants<'_>, kept: &[f32], span: Span, chunk: usize) {
-        let (n, first) = (self.width, chunk * CHUNK);
+    pub fn fill(&mut self, constants: Constants<'_>, kept: &[f32], chunk: usize) {
+        let (inputs, span, n) = (self.inputs, self.span, self.zeros.len());
+        self.first = chunk * CHUNK;
         if chunk == 0 {
             self.u[..n].copy_from_slice(inputs.state(inputs.u0, span));
             self.s[..n].copy_from_slice(inputs.state(inputs.s0, span));
@@ -76,28 +81,31 @@ impl Stretch<'_> {
                 *s = if u > theta { 1.0 } else { 0.0 };
             }
         }
-        for t in first..inputs.shape.tokens.min(first + CHUNK) {
-            let at = (t - first) * n;
-            if inputs.is_start(span.batch, t) {
-                // Only a token that starts a document sees what is before it, and it sees nothing.
-                self.u[at..at + n].fill(0.0);
-                self.s[at..at + n].fill(0.0);
-            }
-            let (u_before, u) = self.u[at..].split_at_mut(n);
-            let (s_before, s) = self.s[at..].split_at_mut(n);
-            advance(inputs.reset, constants, inputs.row(inputs.x, span, t), (u_before, s_before), &mut u[..n], s);
+        for t in self.first..inputs.shape.tokens.min(self.first + CHUNK) {
+            let at = (t - self.first) * n;
+            let (u_before, u) = self.u[at..at + 2 * n].split_at_mut(n);
+            let (s_before, s) = self.s[at..at + 2 * n].split_at_mut(n);
+            let fresh = inputs.is_start(span.batch, t);
+            let before: (&[f32], &[f32]) = if fresh { (self.zeros, self.zeros) } else { (u_before, s_before) };
+            advance(inputs.reset, constants, inputs.row(inputs.x, span, t), before, u, s);
         }
     }
-    /// u and s before token number `i` of the stretch.
+    /// u and s before token t.
     #[inline(always)]
-    pub fn before(&self, i: usize) -> (&[f32], &[f32]) {
-        let at = i * self.width;
-        (&self.u[at..at + self.width], &self.s[at..at + self.width])
+    pub fn before(&self, t: usize) -> (&[f32], &[f32]) {
+        let n = self.zeros.len();
+        let at = (t - self.first) * n;
+        if self.inputs.is_start(self.span.batch, t) {
+            (self.zeros, self.zeros)
+        } else {
+            (&self.u[at..at + n], &self.s[at..at + n])
+        }
     }
-    /// u at that token.
+    /// u at token t.
     #[inline(always)]
-    pub fn at(&self, i: usize) -> &[f32] {
-        &self.u[(i + 1) * self.width..(i + 2) * self.width]
+    pub fn at(&self, t: usize) -> &[f32] {
+        let n = self.zeros.len();
+        &self.u[(t - self.first + 1) * n..][..n]
     }
 }
 
@@ -142,64 +150,61 @@ fn each(u: &[f32], theta: &[f32], slope: &mut [f32], f: impl Fn(f32) -> f32) {
 }
 
 /// What one token takes in on the way back.
+#[derive(Clone, Copy)]
 pub struct Token<'a> {
     pub x: &'a [f32],
     /// gradient of the loss in the spikes
     pub s_bar: &'a [f32],
     pub slope: &'a [f32],
-    pub u_before: &'a [f32],
-    pub s_before: &'a [f32],
+    /// u and s before it
+    pub before: (&'a [f32], &'a [f32]),
 }
 
-/// Gradients that pass on to the token before: in u, and in s by what a spike does there.
-pub struct Carry<'b> {
-    pub u: &'b mut [f32],
-    pub s: &'b mut [f32],
-}
-
-/// Sums over tokens.
-pub struct Sums<'b> {
-    pub beta: &'b mut [f32],
-    pub theta: &'b mut [f32],
-    pub gain: &'b mut [f32],
-}
-
-/// One token of the backward pass: `x_bar` = gradient in I_t.
+/// One token of the backward pass: `x_bar` becomes the gradient in I_t, those in beta, theta and gain are added to
+/// `sums`, and `carry` is what passes on to the token before: the gradient in u, and that in s by what a spike does
+/// there.
 #[inline(always)]
 pub fn retreat(
     reset: Reset,
     detach: bool,
     constants: Constants<'_>,
     token: Token<'_>,
-    carry: Carry<'_>,
-    sums: Sums<'_>,
+    carry: (&mut [f32], &mut [f32]),
+    sums: [&mut [f32]; 3],
     x_bar: &mut [f32],
 ) {
+    let (u, s) = carry;
+    let [b, h, g] = sums;
     match (reset, detach) {
-        (Reset::Subtract, true) => retreat_with::<SUBTRACT, true>(constants, token, carry, sums, x_bar),
-        (Reset::Subtract, false) => retreat_with::<SUBTRACT, false>(constants, token, carry, sums, x_bar),
-        (Reset::SubtractBeforeDecay, true) => retreat_with::<BEFORE, true>(constants, token, carry, sums, x_bar),
-        (Reset::SubtractBeforeDecay, false) => retreat_with::<BEFORE, false>(constants, token, carry, sums, x_bar),
-        (Reset::Zero, true) => retreat_with::<ZERO, true>(constants, token, carry, sums, x_bar),
-        (Reset::Zero, false) => retreat_with::<ZERO, false>(constants, token, carry, sums, x_bar),
-        (Reset::Nothing, _) => retreat_with::<NOTHING, true>(constants, token, carry, sums, x_bar),
+        (Reset::Subtract, true) => retreat_with::<SUBTRACT, true>(constants, token, u, s, b, h, g, x_bar),
+        (Reset::Subtract, false) => retreat_with::<SUBTRACT, false>(constants, token, u, s, b, h, g, x_bar),
+        (Reset::SubtractBeforeDecay, true) => retreat_with::<BEFORE, true>(constants, token, u, s, b, h, g, x_bar),
+        (Reset::SubtractBeforeDecay, false) => retreat_with::<BEFORE, false>(constants, token, u, s, b, h, g, x_bar),
+        (Reset::Zero, true) => retreat_with::<ZERO, true>(constants, token, u, s, b, h, g, x_bar),
+        (Reset::Zero, false) => retreat_with::<ZERO, false>(constants, token, u, s, b, h, g, x_bar),
+        (Reset::Nothing, _) => retreat_with::<NOTHING, true>(constants, token, u, s, b, h, g, x_bar),
     }
 }
 
+/// Every slice that is written is an argument by itself: only so does the compiler know that no two of them overlap.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn retreat_with<const RESET: u8, const DETACH: bool>(
     constants: Constants<'_>,
     token: Token<'_>,
-    carry: Carry<'_>,
-    sums: Sums<'_>,
+    u_carry: &mut [f32],
+    s_carry: &mut [f32],
+    beta_sum: &mut [f32],
+    theta_sum: &mut [f32],
+    gain_sum: &mut [f32],
     x_bar: &mut [f32],
 ) {
     let n = x_bar.len();
     let (beta, theta, gain) = (&constants.beta[..n], &constants.theta[..n], &constants.gain[..n]);
     let (x, s_bar, slope) = (&token.x[..n], &token.s_bar[..n], &token.slope[..n]);
-    let (u_before, s_before) = (&token.u_before[..n], &token.s_before[..n]);
-    let (u_carry, s_carry) = (&mut carry.u[..n], &mut carry.s[..n]);
-    let (beta_sum, theta_sum, gain_sum) = (&mut sums.beta[..n], &mut sums.theta[..n], &mut sums.gain[..n]);
+    let (u_before, s_before) = (&token.before.0[..n], &token.before.1[..n]);
+    let (u_carry, s_carry) = (&mut u_carry[..n], &mut s_carry[..n]);
+    let (beta_sum, theta_sum, gain_sum) = (&mut beta_sum[..n], &mut theta_sum[..n], &mut gain_sum[..n]);
     for j in 0..n {
         let (u, s) = (u_before[j], s_before[j]);
         let q = slope[j] * (s_bar[j] + s_carry[j]);
@@ -207,7 +212,7 @@ fn retreat_with<const RESET: u8, const DETACH: bool>(
         x_bar[j] = gain[j] * delta;
         gain_sum[j] += delta * x[j];
         let decayed = beta[j] * delta;
-        // What is left of u before the token, its gradient, and those of theta and of s through the reset.
+        // What is left of u before the token, and the gradients in it, in theta, and in s through the reset.
         let (left, into_u, into_theta, into_s) = match RESET {
             SUBTRACT => (u, decayed, delta * s, -theta[j] * delta),
             BEFORE => (u - theta[j] * s, decayed, decayed * s, -theta[j] * decayed),

@@ -1,7 +1,7 @@
 //! Both passes of one job of the plain scan: some neurons of one batch row, token by token.
 
 use crate::isa::{Isa, Job};
-use crate::lif::neuron::{advance, retreat, slopes, Carry, Stretch, Sums, Token};
+use crate::lif::neuron::{advance, retreat, slopes, Stretch, Token};
 use crate::lif::problem::{Inputs, Span};
 use crate::lif::run::Cotangents;
 use crate::lif::{CHUNK, GROUP, TERMS};
@@ -67,26 +67,22 @@ impl Job for Backward<'_, '_> {
         let (n, constants) = (span.count, inputs.constants.part(span));
         let tokens = inputs.shape.tokens;
         let (mut u, mut s) = ([0f32; (CHUNK + 1) * GROUP], [0f32; (CHUNK + 1) * GROUP]);
-        let mut stretch = Stretch { u: &mut u, s: &mut s, width: n };
+        let mut stretch = Stretch { inputs, span, zeros: &ZEROS[..n], u: &mut u, s: &mut s, first: 0 };
         let (mut slope, mut sums) = (ZEROS, [ZEROS; 3]);
         self.u0_bar.copy_from_slice(inputs.state(bars.last_bar, span));
         self.s0_bar.fill(0.0);
         for chunk in (0..tokens.div_ceil(CHUNK)).rev() {
-            stretch.fill(inputs, constants, bars.kept, span, chunk);
+            stretch.fill(constants, bars.kept, chunk);
             for t in (chunk * CHUNK..tokens.min((chunk + 1) * CHUNK)).rev() {
-                let i = t - chunk * CHUNK;
-                slopes::<I>(bars.surrogate, stretch.at(i), constants.theta, &mut slope[..n]);
-                let (u_before, s_before) = stretch.before(i);
+                slopes::<I>(bars.surrogate, stretch.at(t), constants.theta, &mut slope[..n]);
                 let token = Token {
                     x: inputs.row(inputs.x, span, t),
                     s_bar: inputs.row(bars.s_bar, span, t),
                     slope: &slope[..n],
-                    u_before,
-                    s_before,
+                    before: stretch.before(t),
                 };
-                let [beta, theta, gain] = &mut sums;
-                let carry = Carry { u: self.u0_bar, s: self.s0_bar };
-                let sums = Sums { beta, theta, gain };
+                let carry = (&mut *self.u0_bar, &mut *self.s0_bar);
+                let sums = sums.each_mut().map(|sum| &mut sum[..n]);
                 retreat(inputs.reset, bars.detach, constants, token, carry, sums, self.x_bar[t]);
                 if inputs.is_start(span.batch, t) {
                     self.u0_bar.fill(0.0);
