@@ -277,7 +277,7 @@ impl Job for Backward<'_, '_> {
         }
         for chunk in (0..tokens.div_ceil(CHUNK)).rev() {
             for stretch in &mut stretches {
-                stretch.fill(inputs.constants, bars.kept, chunk);
+                stretch.fill(bars.kept, chunk);
             }
             for t in (chunk * CHUNK..tokens.min((chunk + 1) * CHUNK)).rev() {
                 for (r, stretch) in stretches.iter().enumerate() {
