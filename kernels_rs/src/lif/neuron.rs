@@ -1,17 +1,133 @@
-//! One token of some neurons of one batch row, forward and backward.
+//! One token of one neuron, forward and backward; and the loops over the neurons of a row.
 
 use crate::isa::Isa;
 use crate::lif::problem::{Constants, Inputs, Reset, Span, Surrogate};
 use crate::lif::CHUNK;
 use crate::math::exp_pair;
 
-/// The numbers of [`Reset`] as constants that a loop is compiled for.
-const SUBTRACT: u8 = 0;
-const BEFORE: u8 = 1;
-const ZERO: u8 = 2;
-const NOTHING: u8 = 3;
+/// The numbers of [`Reset`] and [`Surrogate`] as constants that a loop is compiled for.
+pub const SUBTRACT: u8 = 0;
+pub const BEFORE: u8 = 1;
+pub const ZERO: u8 = 2;
+pub const NOTHING: u8 = 3;
+pub const ATAN: u8 = 0;
+pub const FAST_SIGMOID: u8 = 1;
+pub const SIGMOID: u8 = 2;
+pub const TRIANGLE: u8 = 3;
+pub const RECTANGLE: u8 = 4;
 
-/// u and s of a token from those of the one before.
+/// u of a token, from u and s of the one before.
+#[inline(always)]
+pub fn potential<const RESET: u8>([beta, theta, gain]: [f32; 3], x: f32, u: f32, s: f32) -> f32 {
+    let current = gain * x;
+    // No fused operations here: rounding decides whether a neuron spikes.
+    match RESET {
+        SUBTRACT => beta * u + current - theta * s,
+        BEFORE => beta * (u - theta * s) + current,
+        ZERO => beta * (u * (1.0 - s)) + current,
+        _ => beta * u + current,
+    }
+}
+
+#[inline(always)]
+pub fn spike(u: f32, theta: f32) -> f32 {
+    if u > theta {
+        1.0
+    } else {
+        0.0
+    }
+}
+
+/// A surrogate derivative with what depends on its sharpness alone.
+#[derive(Clone, Copy)]
+pub struct Slope {
+    alpha: f32,
+    half: f32,
+    scale: f32,
+    reach: f32,
+}
+
+impl Slope {
+    pub fn new(alpha: f64) -> Slope {
+        Slope {
+            alpha: alpha as f32,
+            half: (alpha / 2.0) as f32,
+            scale: (std::f64::consts::FRAC_PI_2 * alpha) as f32,
+            reach: (0.5 / alpha) as f32,
+        }
+    }
+    /// At x = u - theta.
+    #[inline(always)]
+    pub fn at<I: Isa, const SURROGATE: u8>(self, x: f32) -> f32 {
+        let Slope { alpha, half, scale, reach } = self;
+        match SURROGATE {
+            ATAN => half / (1.0 + (scale * x) * (scale * x)),
+            FAST_SIGMOID => {
+                let y = 1.0 + alpha * x.abs();
+                1.0 / (y * y)
+            }
+            SIGMOID => {
+                let (_, small) = exp_pair::<I, f32>(alpha * x.abs());
+                alpha * small / ((1.0 + small) * (1.0 + small))
+            }
+            TRIANGLE => {
+                let y = 1.0 - alpha * x.abs();
+                alpha * if y > 0.0 { y } else { 0.0 }
+            }
+            _ => {
+                if x.abs() < reach {
+                    alpha
+                } else {
+                    0.0
+                }
+            }
+        }
+    }
+}
+
+/// Gradients at one token, of one neuron.
+pub struct Shares {
+    /// in I_t
+    pub x: f32,
+    /// added to those of beta, theta and gain
+    pub beta: f32,
+    pub theta: f32,
+    pub gain: f32,
+    /// in u of the token before, and in its s by what a spike does there
+    pub u: f32,
+    pub s: f32,
+}
+
+/// `s_bar`: gradient in the spike; `u_bar`: that in u from the tokens after; x, u and s: I_t and what was before.
+#[inline(always)]
+pub fn shares<const RESET: u8>(
+    [beta, theta, gain]: [f32; 3],
+    slope: f32,
+    s_bar: f32,
+    u_bar: f32,
+    [x, u, s]: [f32; 3],
+) -> Shares {
+    let q = slope * s_bar;
+    let delta = q + u_bar;
+    let decayed = beta * delta;
+    // What is left of u before the token, and the gradients in it, in theta, and in s through the reset.
+    let (left, into_u, into_theta, into_s) = match RESET {
+        SUBTRACT => (u, decayed, delta * s, -theta * delta),
+        BEFORE => (u - theta * s, decayed, decayed * s, -theta * decayed),
+        ZERO => (u * (1.0 - s), decayed * (1.0 - s), 0.0, -u * decayed),
+        _ => (u, decayed, 0.0, 0.0),
+    };
+    Shares {
+        x: gain * delta,
+        beta: delta * left,
+        theta: -(q + into_theta),
+        gain: delta * x,
+        u: into_u,
+        s: into_s,
+    }
+}
+
+/// A row: u and s from those `before`.
 #[inline(always)]
 pub fn advance(
     reset: Reset,
@@ -41,31 +157,29 @@ fn advance_with<const RESET: u8>(
     let (beta, theta, gain) = (&constants.beta[..n], &constants.theta[..n], &constants.gain[..n]);
     let (x, u_before, s_before, s) = (&x[..n], &u_before[..n], &s_before[..n], &mut s[..n]);
     for j in 0..n {
-        let current = gain[j] * x[j];
-        // No fused operations here: rounding decides whether a neuron spikes.
-        let now = match RESET {
-            SUBTRACT => beta[j] * u_before[j] + current - theta[j] * s_before[j],
-            BEFORE => beta[j] * (u_before[j] - theta[j] * s_before[j]) + current,
-            ZERO => beta[j] * (u_before[j] * (1.0 - s_before[j])) + current,
-            _ => beta[j] * u_before[j] + current,
-        };
-        u[j] = now;
-        s[j] = if now > theta[j] { 1.0 } else { 0.0 };
+        u[j] = potential::<RESET>([beta[j], theta[j], gain[j]], x[j], u_before[j], s_before[j]);
+        s[j] = spike(u[j], theta[j]);
     }
 }
 
-/// u and s before and at each token of a stretch, computed again: `CHUNK` + 1 rows of `width` each.
-pub struct Stretch<'b> {
+/// u and s before and at each token of a stretch, computed again: `CHUNK` + 1 rows of as many numbers as `zeros` has.
+pub struct Stretch<'a, 'b> {
+    pub inputs: &'a Inputs<'a>,
+    pub span: Span,
+    pub zeros: &'a [f32],
     pub u: &'b mut [f32],
     pub s: &'b mut [f32],
-    pub width: usize,
+    /// The first token.
+    pub first: usize,
 }
 
-impl Stretch<'_> {
-    /// Tokens from `chunk * CHUNK` on of a span.
+impl Stretch<'_, '_> {
+    /// Go to stretch number `chunk`.
     #[inline(always)]
-    pub fn fill(&mut self, inputs: &Inputs<'_>, constants: Constants<'_>, kept: &[f32], span: Span, chunk: usize) {
-        let (n, first) = (self.width, chunk * CHUNK);
+    pub fn fill(&mut self, kept: &[f32], chunk: usize) {
+        let (inputs, span, n) = (self.inputs, self.span, self.zeros.len());
+        let constants = inputs.constants.part(span);
+        self.first = chunk * CHUNK;
         if chunk == 0 {
             self.u[..n].copy_from_slice(inputs.state(inputs.u0, span));
             self.s[..n].copy_from_slice(inputs.state(inputs.s0, span));
@@ -73,150 +187,121 @@ impl Stretch<'_> {
             let before = inputs.stored(kept, span, chunk);
             self.u[..n].copy_from_slice(before);
             for ((s, &u), &theta) in self.s[..n].iter_mut().zip(before).zip(constants.theta) {
-                *s = if u > theta { 1.0 } else { 0.0 };
+                *s = spike(u, theta);
             }
         }
-        for t in first..inputs.shape.tokens.min(first + CHUNK) {
-            let at = (t - first) * n;
-            if inputs.is_start(span.batch, t) {
-                // Only a token that starts a document sees what is before it, and it sees nothing.
-                self.u[at..at + n].fill(0.0);
-                self.s[at..at + n].fill(0.0);
-            }
-            let (u_before, u) = self.u[at..].split_at_mut(n);
-            let (s_before, s) = self.s[at..].split_at_mut(n);
-            advance(inputs.reset, constants, inputs.row(inputs.x, span, t), (u_before, s_before), &mut u[..n], s);
+        for t in self.first..inputs.shape.tokens.min(self.first + CHUNK) {
+            let at = (t - self.first) * n;
+            let (u_before, u) = self.u[at..at + 2 * n].split_at_mut(n);
+            let (s_before, s) = self.s[at..at + 2 * n].split_at_mut(n);
+            let fresh = inputs.is_start(span.batch, t);
+            let before: (&[f32], &[f32]) = if fresh { (self.zeros, self.zeros) } else { (u_before, s_before) };
+            advance(inputs.reset, constants, inputs.row(inputs.x, span, t), before, u, s);
         }
     }
-    /// u and s before token number `i` of the stretch.
+    /// u and s before token t.
     #[inline(always)]
-    pub fn before(&self, i: usize) -> (&[f32], &[f32]) {
-        let at = i * self.width;
-        (&self.u[at..at + self.width], &self.s[at..at + self.width])
+    pub fn before(&self, t: usize) -> (&[f32], &[f32]) {
+        let n = self.zeros.len();
+        let at = (t - self.first) * n;
+        if self.inputs.is_start(self.span.batch, t) {
+            (self.zeros, self.zeros)
+        } else {
+            (&self.u[at..at + n], &self.s[at..at + n])
+        }
     }
-    /// u at that token.
+    /// u at token t.
     #[inline(always)]
-    pub fn at(&self, i: usize) -> &[f32] {
-        &self.u[(i + 1) * self.width..(i + 2) * self.width]
+    pub fn at(&self, t: usize) -> &[f32] {
+        let n = self.zeros.len();
+        &self.u[(t - self.first + 1) * n..][..n]
     }
 }
 
-/// The surrogate derivatives at u - theta.
+/// A row of surrogate derivatives.
 #[inline(always)]
 pub fn slopes<I: Isa>((surrogate, alpha): (Surrogate, f64), u: &[f32], theta: &[f32], slope: &mut [f32]) {
-    let a = alpha as f32;
+    let of = Slope::new(alpha);
     match surrogate {
-        Surrogate::Atan => {
-            let (half, scale) = ((alpha / 2.0) as f32, (std::f64::consts::FRAC_PI_2 * alpha) as f32);
-            each(u, theta, slope, |x| {
-                let y = scale * x;
-                half / (1.0 + y * y)
-            });
-        }
-        Surrogate::FastSigmoid => each(u, theta, slope, |x| {
-            let y = 1.0 + a * x.abs();
-            1.0 / (y * y)
-        }),
-        Surrogate::Sigmoid => each(u, theta, slope, |x| {
-            let (_, small) = exp_pair::<I, f32>(a * x.abs());
-            a * small / ((1.0 + small) * (1.0 + small))
-        }),
-        Surrogate::Triangle => each(u, theta, slope, |x| {
-            let y = 1.0 - a * x.abs();
-            a * if y > 0.0 { y } else { 0.0 }
-        }),
-        Surrogate::Rectangle => {
-            let reach = (0.5 / alpha) as f32;
-            each(u, theta, slope, |x| if x.abs() < reach { a } else { 0.0 });
-        }
+        Surrogate::Atan => slopes_with::<I, ATAN>(of, u, theta, slope),
+        Surrogate::FastSigmoid => slopes_with::<I, FAST_SIGMOID>(of, u, theta, slope),
+        Surrogate::Sigmoid => slopes_with::<I, SIGMOID>(of, u, theta, slope),
+        Surrogate::Triangle => slopes_with::<I, TRIANGLE>(of, u, theta, slope),
+        Surrogate::Rectangle => slopes_with::<I, RECTANGLE>(of, u, theta, slope),
     }
 }
 
 #[inline(always)]
-fn each(u: &[f32], theta: &[f32], slope: &mut [f32], f: impl Fn(f32) -> f32) {
+fn slopes_with<I: Isa, const SURROGATE: u8>(of: Slope, u: &[f32], theta: &[f32], slope: &mut [f32]) {
     let n = slope.len();
     let (u, theta) = (&u[..n], &theta[..n]);
     for j in 0..n {
-        slope[j] = f(u[j] - theta[j]);
+        slope[j] = of.at::<I, SURROGATE>(u[j] - theta[j]);
     }
 }
 
-/// What one token takes in on the way back.
+/// What a row takes in on the way back.
+#[derive(Clone, Copy)]
 pub struct Token<'a> {
     pub x: &'a [f32],
     /// gradient of the loss in the spikes
     pub s_bar: &'a [f32],
     pub slope: &'a [f32],
-    pub u_before: &'a [f32],
-    pub s_before: &'a [f32],
+    /// u and s before it
+    pub before: (&'a [f32], &'a [f32]),
 }
 
-/// Gradients that pass on to the token before: in u, and in s by what a spike does there.
-pub struct Carry<'b> {
-    pub u: &'b mut [f32],
-    pub s: &'b mut [f32],
-}
-
-/// Sums over tokens.
-pub struct Sums<'b> {
-    pub beta: &'b mut [f32],
-    pub theta: &'b mut [f32],
-    pub gain: &'b mut [f32],
-}
-
-/// One token of the backward pass: `x_bar` = gradient in I_t.
+/// A row of [`shares`]: `carry` are the gradients in u and s, on the way in those from the tokens after.
 #[inline(always)]
 pub fn retreat(
     reset: Reset,
     detach: bool,
     constants: Constants<'_>,
     token: Token<'_>,
-    carry: Carry<'_>,
-    sums: Sums<'_>,
+    carry: (&mut [f32], &mut [f32]),
+    sums: [&mut [f32]; 3],
     x_bar: &mut [f32],
 ) {
-    match (reset, detach) {
-        (Reset::Subtract, true) => retreat_with::<SUBTRACT, true>(constants, token, carry, sums, x_bar),
-        (Reset::Subtract, false) => retreat_with::<SUBTRACT, false>(constants, token, carry, sums, x_bar),
-        (Reset::SubtractBeforeDecay, true) => retreat_with::<BEFORE, true>(constants, token, carry, sums, x_bar),
-        (Reset::SubtractBeforeDecay, false) => retreat_with::<BEFORE, false>(constants, token, carry, sums, x_bar),
-        (Reset::Zero, true) => retreat_with::<ZERO, true>(constants, token, carry, sums, x_bar),
-        (Reset::Zero, false) => retreat_with::<ZERO, false>(constants, token, carry, sums, x_bar),
-        (Reset::Nothing, _) => retreat_with::<NOTHING, true>(constants, token, carry, sums, x_bar),
+    let (u, s) = carry;
+    let [b, h, g] = sums;
+    match reset {
+        Reset::Subtract => retreat_with::<SUBTRACT>(constants, token, u, s, b, h, g, x_bar),
+        Reset::SubtractBeforeDecay => retreat_with::<BEFORE>(constants, token, u, s, b, h, g, x_bar),
+        Reset::Zero => retreat_with::<ZERO>(constants, token, u, s, b, h, g, x_bar),
+        Reset::Nothing => retreat_with::<NOTHING>(constants, token, u, s, b, h, g, x_bar),
+    }
+    if detach {
+        s.fill(0.0);
     }
 }
 
+/// Every slice that is written is an argument by itself: only so does the compiler know that no two of them overlap.
 #[inline(always)]
-fn retreat_with<const RESET: u8, const DETACH: bool>(
+#[allow(clippy::too_many_arguments)]
+fn retreat_with<const RESET: u8>(
     constants: Constants<'_>,
     token: Token<'_>,
-    carry: Carry<'_>,
-    sums: Sums<'_>,
+    u_carry: &mut [f32],
+    s_carry: &mut [f32],
+    beta_sum: &mut [f32],
+    theta_sum: &mut [f32],
+    gain_sum: &mut [f32],
     x_bar: &mut [f32],
 ) {
     let n = x_bar.len();
     let (beta, theta, gain) = (&constants.beta[..n], &constants.theta[..n], &constants.gain[..n]);
     let (x, s_bar, slope) = (&token.x[..n], &token.s_bar[..n], &token.slope[..n]);
-    let (u_before, s_before) = (&token.u_before[..n], &token.s_before[..n]);
-    let (u_carry, s_carry) = (&mut carry.u[..n], &mut carry.s[..n]);
-    let (beta_sum, theta_sum, gain_sum) = (&mut sums.beta[..n], &mut sums.theta[..n], &mut sums.gain[..n]);
+    let (u_before, s_before) = (&token.before.0[..n], &token.before.1[..n]);
+    let (u_carry, s_carry) = (&mut u_carry[..n], &mut s_carry[..n]);
+    let (beta_sum, theta_sum, gain_sum) = (&mut beta_sum[..n], &mut theta_sum[..n], &mut gain_sum[..n]);
     for j in 0..n {
-        let (u, s) = (u_before[j], s_before[j]);
-        let q = slope[j] * (s_bar[j] + s_carry[j]);
-        let delta = q + u_carry[j];
-        x_bar[j] = gain[j] * delta;
-        gain_sum[j] += delta * x[j];
-        let decayed = beta[j] * delta;
-        // What is left of u before the token, its gradient, and those of theta and of s through the reset.
-        let (left, into_u, into_theta, into_s) = match RESET {
-            SUBTRACT => (u, decayed, delta * s, -theta[j] * delta),
-            BEFORE => (u - theta[j] * s, decayed, decayed * s, -theta[j] * decayed),
-            ZERO => (u * (1.0 - s), decayed * (1.0 - s), 0.0, -u * decayed),
-            _ => (u, decayed, 0.0, 0.0),
-        };
-        beta_sum[j] += delta * left;
-        theta_sum[j] -= q + into_theta;
-        u_carry[j] = into_u;
-        s_carry[j] = if DETACH { 0.0 } else { into_s };
+        let (before, s_bar) = ([x[j], u_before[j], s_before[j]], s_bar[j] + s_carry[j]);
+        let share = shares::<RESET>([beta[j], theta[j], gain[j]], slope[j], s_bar, u_carry[j], before);
+        x_bar[j] = share.x;
+        beta_sum[j] += share.beta;
+        theta_sum[j] += share.theta;
+        gain_sum[j] += share.gain;
+        u_carry[j] = share.u;
+        s_carry[j] = share.s;
     }
 }

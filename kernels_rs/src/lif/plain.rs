@@ -1,11 +1,11 @@
 //! Both passes of one job of the plain scan: some neurons of one batch row, token by token.
 
-use crate::isa::{Isa, Job};
-use crate::lif::neuron::{advance, retreat, slopes, Carry, Stretch, Sums, Token};
+use crate::isa::{prefetch, Isa, Job};
+use crate::lif::neuron::{advance, spike};
+use crate::lif::patch::{Lanes, Patch, LANES};
 use crate::lif::problem::{Inputs, Span};
 use crate::lif::run::Cotangents;
 use crate::lif::{CHUNK, GROUP, TERMS};
-
 const ZEROS: [f32; GROUP] = [0.0; GROUP];
 
 /// Forward pass of one job.
@@ -63,35 +63,17 @@ pub struct Backward<'a, 'b> {
 impl Job for Backward<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(mut self) {
-        let (inputs, span, bars) = (self.inputs, self.span, self.bars);
-        let (n, constants) = (span.count, inputs.constants.part(span));
-        let tokens = inputs.shape.tokens;
-        let (mut u, mut s) = ([0f32; (CHUNK + 1) * GROUP], [0f32; (CHUNK + 1) * GROUP]);
-        let mut stretch = Stretch { u: &mut u, s: &mut s, width: n };
-        let (mut slope, mut sums) = (ZEROS, [ZEROS; 3]);
-        self.u0_bar.copy_from_slice(inputs.state(bars.last_bar, span));
+        let (inputs, span, n) = (self.inputs, self.span, self.span.count);
+        let mut sums = [ZEROS; 3];
+        let mut patch = Patch::new(inputs, self.bars);
+        self.u0_bar.copy_from_slice(inputs.state(self.bars.last_bar, span));
         self.s0_bar.fill(0.0);
-        for chunk in (0..tokens.div_ceil(CHUNK)).rev() {
-            stretch.fill(inputs, constants, bars.kept, span, chunk);
-            for t in (chunk * CHUNK..tokens.min((chunk + 1) * CHUNK)).rev() {
-                let i = t - chunk * CHUNK;
-                slopes::<I>(bars.surrogate, stretch.at(i), constants.theta, &mut slope[..n]);
-                let (u_before, s_before) = stretch.before(i);
-                let token = Token {
-                    x: inputs.row(inputs.x, span, t),
-                    s_bar: inputs.row(bars.s_bar, span, t),
-                    slope: &slope[..n],
-                    u_before,
-                    s_before,
-                };
-                let [beta, theta, gain] = &mut sums;
-                let carry = Carry { u: self.u0_bar, s: self.s0_bar };
-                let sums = Sums { beta, theta, gain };
-                retreat(inputs.reset, bars.detach, constants, token, carry, sums, self.x_bar[t]);
-                if inputs.is_start(span.batch, t) {
-                    self.u0_bar.fill(0.0);
-                    self.s0_bar.fill(0.0);
-                }
+        for chunk in (0..inputs.shape.tokens.div_ceil(CHUNK)).rev() {
+            for column in (0..n).step_by(LANES) {
+                self.ask_for(chunk, column);
+                self.take(chunk, column, &sums, &mut patch);
+                patch.back::<I>();
+                self.give(chunk, column, &mut sums, &patch);
             }
             if chunk % TERMS == 0 {
                 for (whole, part) in self.sums.iter_mut().zip(&mut sums) {
@@ -99,6 +81,84 @@ impl Job for Backward<'_, '_> {
                 }
             }
         }
+    }
+}
+
+impl Backward<'_, '_> {
+    fn part(&self, column: usize) -> Span {
+        let count = LANES.min(self.span.count - column);
+        Span { batch: self.span.batch, first: self.span.first + column, count }
+    }
+
+    /// What the stretch before this one will need: it is met backwards, which the processor does not foresee.
+    #[inline(always)]
+    fn ask_for(&self, chunk: usize, column: usize) {
+        let part = self.part(column);
+        for t in chunk.saturating_sub(1) * CHUNK..chunk * CHUNK {
+            prefetch(self.inputs.row(self.inputs.x, part, t));
+            prefetch(self.inputs.row(self.bars.s_bar, part, t));
+            prefetch(&self.x_bar[t][column..column + part.count]);
+        }
+    }
+
+    #[inline(always)]
+    fn take(&self, chunk: usize, column: usize, sums: &[[f32; GROUP]; 3], patch: &mut Patch) {
+        let (inputs, part, bars) = (self.inputs, self.part(column), self.bars);
+        let (first, here) = (chunk * CHUNK, column..column + part.count);
+        patch.tokens = CHUNK.min(inputs.shape.tokens - first);
+        for i in 0..patch.tokens {
+            patch.fresh[i] = inputs.is_start(part.batch, first + i);
+            load(inputs.row(inputs.x, part, first + i), &mut patch.x[i]);
+            load(inputs.row(bars.s_bar, part, first + i), &mut patch.bar[i]);
+        }
+        let constants = inputs.constants.part(part);
+        load(constants.beta, &mut patch.beta);
+        load(constants.theta, &mut patch.theta);
+        load(constants.gain, &mut patch.gain);
+        if chunk == 0 {
+            load(inputs.state(inputs.u0, part), &mut patch.u);
+            load(inputs.state(inputs.s0, part), &mut patch.s);
+        } else {
+            load(inputs.stored(bars.kept, part, chunk), &mut patch.u);
+            for l in 0..LANES {
+                patch.s[l] = spike(patch.u[l], patch.theta[l]);
+            }
+        }
+        load(&self.u0_bar[here.clone()], &mut patch.u_bar);
+        load(&self.s0_bar[here.clone()], &mut patch.s_bar);
+        for (row, sum) in sums.iter().zip(&mut patch.sums) {
+            load(&row[here.clone()], sum);
+        }
+    }
+
+    #[inline(always)]
+    fn give(&mut self, chunk: usize, column: usize, sums: &mut [[f32; GROUP]; 3], patch: &Patch) {
+        let here = column..column + self.part(column).count;
+        for (bar, row) in patch.bar[..patch.tokens].iter().zip(&mut self.x_bar[chunk * CHUNK..]) {
+            store(bar, &mut row[here.clone()]);
+        }
+        store(&patch.u_bar, &mut self.u0_bar[here.clone()]);
+        store(&patch.s_bar, &mut self.s0_bar[here.clone()]);
+        for (row, sum) in sums.iter_mut().zip(&patch.sums) {
+            store(sum, &mut row[here.clone()]);
+        }
+    }
+}
+
+/// Some numbers into lanes; what is in those beyond does not matter.
+#[inline(always)]
+fn load(x: &[f32], lanes: &mut Lanes) {
+    match x.first_chunk() {
+        Some(whole) => *lanes = *whole,
+        None => lanes[..x.len()].copy_from_slice(x),
+    }
+}
+
+#[inline(always)]
+fn store(lanes: &Lanes, y: &mut [f32]) {
+    match y.first_chunk_mut() {
+        Some(whole) => *whole = *lanes,
+        None => y.copy_from_slice(&lanes[..y.len()]),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::gemm::Matrices;
 use crate::isa::{Isa, Job, Level};
-use crate::lif::neuron::{advance, retreat, slopes, Carry, Stretch, Sums, Token};
+use crate::lif::neuron::{advance, retreat, slopes, Stretch, Token};
 use crate::lif::plain::flush;
 use crate::lif::problem::{Inputs, Shape, Weights};
 use crate::lif::run::{useful_threads, Cotangents, Outputs};
@@ -162,6 +162,7 @@ struct Backward<'a, 'b> {
     bars: Cotangents<'a>,
     /// The map in panels of `PANEL` columns, zeros beyond the last.
     panels: &'a [f32],
+    level: Level,
     /// The first batch row.
     batch: usize,
     x_bar: &'b mut [f32],
@@ -200,7 +201,8 @@ pub fn backward(
     let parts = x_bar.chunks_mut(rows * tokens * width).zip(states).zip(sums.chunks_mut(rows * 3 * width));
     for (i, ((x_bar, (u0_bar, s0_bar)), sums)) in parts.enumerate() {
         let scratch = rooms.next().unwrap_or_default();
-        jobs.push(Backward { inputs, bars, panels: &panels, batch: i * rows, x_bar, u0_bar, s0_bar, sums, scratch });
+        let (panels, batch) = (&panels, i * rows);
+        jobs.push(Backward { inputs, bars, panels, level, batch, x_bar, u0_bar, s0_bar, sums, scratch });
     }
     for_each(useful_threads(threads, inputs.shape), jobs, |job| level.run(job))
 }
@@ -224,6 +226,36 @@ fn panels(weights: Weights<'_>, width: usize) -> Result<Vec<f32>, String> {
     Ok(panels)
 }
 
+/// out += delta times the map; a job by itself, so that the compiler keeps its tiles in registers.
+struct Product<'a, 'b> {
+    width: usize,
+    panels: &'a [f32],
+    /// (rows, width)
+    delta: &'a [f32],
+    /// (rows, width rounded up to panels)
+    out: &'b mut [f32],
+}
+
+impl Job for Product<'_, '_> {
+    #[inline(always)]
+    fn run<I: Isa>(self) {
+        let (n, ldc) = (self.width, self.width.next_multiple_of(PANEL));
+        for (p, panel) in self.panels.chunks_exact(n * PANEL).enumerate() {
+            I::gemm::<false, true>(Matrices {
+                m: self.delta.len() / n,
+                n: PANEL,
+                k: n,
+                a: self.delta,
+                lda: n,
+                b: panel,
+                ldb: PANEL,
+                c: &mut self.out[p * PANEL..],
+                ldc,
+            });
+        }
+    }
+}
+
 impl Job for Backward<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(self) {
@@ -238,31 +270,30 @@ impl Job for Backward<'_, '_> {
         let (delta, scratch) = scratch.split_at_mut(padded * n);
         let s_carry = &mut scratch[..padded * columns];
         self.u0_bar.copy_from_slice(&bars.last_bar[self.batch * n..][..rows * n]);
+        let zeros = vec![0f32; n];
+        let mut stretches = Vec::with_capacity(rows);
+        for (r, (u, s)) in u.chunks_exact_mut((CHUNK + 1) * n).zip(s.chunks_exact_mut((CHUNK + 1) * n)).enumerate() {
+            stretches.push(Stretch { inputs, span: inputs.whole(self.batch + r), zeros: &zeros, u, s, first: 0 });
+        }
         for chunk in (0..tokens.div_ceil(CHUNK)).rev() {
-            let states = u.chunks_exact_mut((CHUNK + 1) * n).zip(s.chunks_exact_mut((CHUNK + 1) * n));
-            let mut stretches: Vec<_> = states.map(|(u, s)| Stretch { u, s, width: n }).collect();
-            for (r, stretch) in stretches.iter_mut().enumerate() {
-                stretch.fill(inputs, inputs.constants, bars.kept, inputs.whole(self.batch + r), chunk);
+            for stretch in &mut stretches {
+                stretch.fill(bars.kept, chunk);
             }
             for t in (chunk * CHUNK..tokens.min((chunk + 1) * CHUNK)).rev() {
-                let i = t - chunk * CHUNK;
                 for (r, stretch) in stretches.iter().enumerate() {
-                    let span = inputs.whole(self.batch + r);
-                    slopes::<I>(bars.surrogate, stretch.at(i), inputs.constants.theta, slope);
-                    let (u_before, s_before) = stretch.before(i);
+                    let span = stretch.span;
+                    slopes::<I>(bars.surrogate, stretch.at(t), inputs.constants.theta, slope);
                     let token = Token {
                         x: inputs.row(inputs.x, span, t),
                         s_bar: inputs.row(bars.s_bar, span, t),
                         slope,
-                        u_before,
-                        s_before,
+                        before: stretch.before(t),
                     };
                     let (beta, rest) = sums[r * 3 * n..][..3 * n].split_at_mut(n);
                     let (theta, gain) = rest.split_at_mut(n);
-                    let carry = Carry { u: &mut self.u0_bar[r * n..][..n], s: &mut s_carry[r * columns..][..n] };
+                    let carry = (&mut self.u0_bar[r * n..][..n], &mut s_carry[r * columns..][..n]);
                     let x_bar = &mut self.x_bar[(r * tokens + t) * n..][..n];
-                    let sums = Sums { beta, theta, gain };
-                    retreat(inputs.reset, bars.detach, inputs.constants, token, carry, sums, x_bar);
+                    retreat(inputs.reset, bars.detach, inputs.constants, token, carry, [beta, theta, gain], x_bar);
                     let delta = &mut delta[r * n..][..n];
                     if inputs.is_start(span.batch, t) {
                         self.u0_bar[r * n..][..n].fill(0.0);
@@ -272,19 +303,7 @@ impl Job for Backward<'_, '_> {
                         delta.copy_from_slice(x_bar);
                     }
                 }
-                for (p, panel) in self.panels.chunks_exact(n * PANEL).enumerate() {
-                    I::gemm::<false, true>(Matrices {
-                        m: padded,
-                        n: PANEL,
-                        k: n,
-                        a: delta,
-                        lda: n,
-                        b: panel,
-                        ldb: PANEL,
-                        c: &mut s_carry[p * PANEL..],
-                        ldc: columns,
-                    });
-                }
+                self.level.run(Product { width: n, panels: self.panels, delta, out: s_carry });
             }
             if chunk % TERMS == 0 {
                 flush(sums, self.sums);
