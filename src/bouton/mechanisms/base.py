@@ -50,6 +50,7 @@ class Mechanism(lightning.LightningModule):
     vital_names: ClassVar[Mapping[str, str]] = {}  # vital -> what it measures
 
     recomputes: bool = False  # it computes the blocks without a graph, and once more in the backward pass
+    needs_graph: bool = False  # its own loss is made of what blocks compute
 
     def __init__(self, params: parameters.Params | None = None) -> None:
         super().__init__()

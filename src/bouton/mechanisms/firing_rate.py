@@ -62,6 +62,7 @@ class FiringRate(Mechanism):
     def __init__(self, params: FiringRateParams | None = None) -> None:
         super().__init__(params)
         self._meters: list[RateMeter] = []  # they belong to the body's tree
+        self.needs_graph = self.hp.weight > 0
 
     def plug(self, body: Body) -> None:
         for socket in body.sockets("spikes"):

@@ -109,6 +109,12 @@ class Body(nn.Module):
                 raise ConfigError(f"mechanism '{mechanism.name}': {error}") from None
         for mechanism in sorted(mechanisms, key=lambda m: m.name):
             self.mechanisms[mechanism.name] = mechanism
+        recomputing = next((m.name for m in mechanisms if m.recomputes), None)
+        if recomputing and (name := next((m.name for m in mechanisms if m.needs_graph), None)):
+            raise SocketError(
+                f"mechanism '{name}' has a loss of its own that gets no gradient with '{recomputing}', which keeps no "
+                f"graph of the blocks: switch that loss off, or leave out one of the two"
+            )
 
     def mechanism_list(self) -> list[Mechanism]:
         """The plugged mechanisms, sorted by name."""
