@@ -56,7 +56,9 @@ def _only_training_differs(arm: Arm, other: str) -> bool:
 def _changing(arm: Arm) -> set[str]:
     model = arm.build()
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-    return trainable | {name for name, _ in model.named_buffers()}
+    # A loss of its own changes what is learned, not what is computed.
+    own = {m.name for m in model.mechanism_list() if type(m).auxiliary_loss is not Mechanism.auxiliary_loss}
+    return trainable | {name for name, _ in model.named_buffers()} | own
 
 
 def test_pairs_that_do_not_compose_say_why():

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from bouton.errors import ConfigError, SocketError
 from bouton.mechanisms.base import Mechanism
 from bouton.mechanisms.vitals import Vitals
-from bouton.models.sockets import KINDS, Socket, State
+from bouton.models.sockets import KINDS, ExclusiveSocket, Socket, State
 
 
 class Body(nn.Module):
@@ -65,8 +65,11 @@ class Body(nn.Module):
         found = [module for module in self.modules() if isinstance(module, Socket) and module.kind == kind]
         if not found:
             present = {module.kind for module in self.modules() if isinstance(module, Socket)}
+            owners = {module.owner for module in self.modules() if isinstance(module, ExclusiveSocket) and module.owner}
+            replaced = ", beside what " + " and ".join(f"'{o}'" for o in sorted(owners)) + " replaced" if owners else ""
             raise SocketError(
-                f"body '{type(self).__name__.lower()}' has no socket '{kind}' here; it has {', '.join(sorted(present))}"
+                f"body '{type(self).__name__.lower()}' has no socket '{kind}' here; it has "
+                f"{', '.join(sorted(present))}{replaced}"
             )
         return found
 
@@ -105,6 +108,10 @@ class Body(nn.Module):
         for mechanism in sorted(mechanisms, key=lambda m: turn(m.name)):
             try:
                 mechanism.plug(self)
+            except SocketError as error:
+                if f"'{mechanism.name}'" in str(error):
+                    raise
+                raise SocketError(f"mechanism '{mechanism.name}': {error}") from None
             except ConfigError as error:
                 raise ConfigError(f"mechanism '{mechanism.name}': {error}") from None
         for mechanism in sorted(mechanisms, key=lambda m: m.name):
