@@ -32,14 +32,14 @@ def _kernels() -> Any:
     return triton_kernels
 
 
-def _tiles(rows: int, width: int) -> tuple[tuple[int, int], dict[str, int]]:
+def _tiles(rows: int, width: int) -> tuple[tuple[int, int], dict[str, Any]]:
     """The grid, and what is chosen when a kernel is compiled: 8 numbers per thread, 16 bytes of bfloat16 in a row.
 
     A program walks down 8 tiles, so that the sums that it leaves are a 64th of its elements.
     """
     tile = {"BR": 8, "BC": 128, "STEPS": 2 if interpreted() else 8}
     grid = (-(-rows // (tile["BR"] * tile["STEPS"])), -(-width // tile["BC"]))
-    return grid, {**tile, "num_warps": 4}
+    return grid, {**tile, "num_warps": 4, "enable_fp_fusion": True}
 
 
 def launch_forward(x: Tensor, omega: Tensor, phi: Tensor, baseline: Tensor | None) -> Tensor:

@@ -20,7 +20,7 @@ from triton import knobs
 COMPILED = tl.constexpr(not knobs.runtime.interpret)
 
 
-def _polynomial(function: np.ufunc, odd: bool, terms: int) -> tuple[tl.constexpr, ...]:
+def _polynomial(function: np.ufunc, odd: bool, terms: int) -> tuple[float, ...]:
     """Coefficients of powers of s = r^2 of function(r), or of function(r) / r, on r in [0, pi/2]; the highest first.
 
     Interpolates at Chebyshev nodes of s, which is within a small factor of the best polynomial.
@@ -29,12 +29,12 @@ def _polynomial(function: np.ufunc, odd: bool, terms: int) -> tuple[tl.constexpr
     s = half + half * np.cos(np.pi * (np.arange(terms) + 0.5) / terms)
     r = np.sqrt(s)
     values = function(r) / r if odd else function(r)
-    return tuple(tl.constexpr(float(c)) for c in np.linalg.solve(np.vander(s), values))
+    return tuple(float(c) for c in np.linalg.solve(np.vander(s), values))
 
 
 # Largest errors on [-pi/2, pi/2], of sin relative to r: 6e-9 and 3e-10, before rounding.
-SINE: tuple[tl.constexpr, ...] = _polynomial(np.sin, True, 5)
-COSINE: tuple[tl.constexpr, ...] = _polynomial(np.cos, False, 6)
+SINE = tl.constexpr(_polynomial(np.sin, True, 5))
+COSINE = tl.constexpr(_polynomial(np.cos, False, 6))
 INVERSE_PI = tl.constexpr(1 / math.pi)
 PI_HIGH = tl.constexpr(float(np.float32(math.pi)))
 PI_MIDDLE = tl.constexpr(float(np.float32(math.pi - PI_HIGH.value)))
@@ -72,11 +72,11 @@ def signed(x, sign):
 
 
 @triton.jit
-def polynomial(s, C: tl.constexpr):
+def polynomial(s, C: tl.constexpr, TERMS: tl.constexpr):
     """Horner's rule."""
-    y = tl.zeros_like(s) + C[0]
-    for i in tl.static_range(1, len(C)):
-        y = fused(y, s, tl.zeros_like(s) + C[i])
+    y = tl.full(s.shape, C[0], tl.float32)
+    for i in tl.static_range(1, TERMS):
+        y = fused(y, s, tl.full(s.shape, C[i], tl.float32))
     return y
 
 
@@ -109,7 +109,7 @@ def forward(
         mask = (row < rows)[:, None] & inside[None, :]
         value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
         r, sign = reduced(fused(value, frequency, phase))
-        result = signed(r * polynomial(r * r, SINE), sign) * envelope_of(value)
+        result = signed(r * polynomial(r * r, SINE, 5), sign) * envelope_of(value)
         if OFFSET:
             result += offset
         tl.store(y + at, result.to(y.dtype.element_ty), mask=mask)
@@ -139,9 +139,9 @@ def backward(
         r, sign = reduced(fused(value, frequency, phase))
         s = r * r
         envelope = envelope_of(value)
-        slope = signed(polynomial(s, COSINE), sign) * envelope  # df/dphi
+        slope = signed(polynomial(s, COSINE, 6), sign) * envelope  # df/dphi
         if INPUT:
-            rise = signed(r * polynomial(s, SINE), sign) * (1.0 - envelope * envelope)
+            rise = signed(r * polynomial(s, SINE, 5), sign) * (1.0 - envelope * envelope)
             gradient = upstream * (frequency * slope + rise)
             tl.store(x_bar + at, gradient.to(x_bar.dtype.element_ty), mask=mask)
         if CONSTANTS:
