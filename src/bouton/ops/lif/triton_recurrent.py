@@ -1,8 +1,8 @@
 """Neurons that hear each other's last spikes, on a GPU by Triton kernels.
 
-Up to :data:`MOST_NEURONS` neurons one launch goes through all tokens: a program has the whole map and 16 sequences, so
-that few of a GPU's processors work, but none waits for another. With more neurons the map does not fit, and every token
-is one kernel and one matrix product of torch's: two launches, whose cost is most of the time of a short step.
+With few neurons (:func:`walks`) one launch goes through all tokens: a program has the whole map and 16 sequences, so that
+few of a GPU's processors work, but none waits for another. With more neurons the map does not fit, and every token is
+one kernel and one matrix product of torch's: two launches, whose cost is most of the time of a short step.
 
 Both passes are exact: nothing is cut off. All membrane potentials are kept for the backward pass, 4 bytes per neuron
 and token, since computing them anew would take the matrix products again. The gradient of the map is one matrix product
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# For sm_90: with more, or with more than half as many but not a multiple of 16, registers spill.
 MOST_NEURONS = 128
 SEQUENCES = 16  # of a program that walks: the least that a tensor core takes
 
@@ -31,7 +32,7 @@ def _kernels() -> Any:
 
 def walks(width: int) -> bool:
     """Whether one launch goes through all tokens."""
-    return width <= MOST_NEURONS
+    return width <= MOST_NEURONS and (width % 16 == 0 or 2 * width <= MOST_NEURONS)
 
 
 def _options(gain: Tensor | None, starts: Tensor | None, reset: str, width: int) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def _options(gain: Tensor | None, starts: Tensor | None, reset: str, width: int)
     if not walks(width):
         return {**shared, "BH": 128, "num_warps": 4}
     padded = max(16, 1 << (width - 1).bit_length())
-    return {**shared, "BB": SEQUENCES, "BH": padded, "num_warps": 8 if padded > 64 else 4}
+    return {**shared, "BB": SEQUENCES, "BH": padded, "num_warps": 8 if padded > 32 else 4}
 
 
 def _grid(batch: int, width: int) -> tuple[int, ...]:
