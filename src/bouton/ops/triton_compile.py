@@ -26,6 +26,7 @@ NAMES = {
     torch.float16: "fp16",
     torch.int64: "i64",
     torch.int32: "i32",
+    torch.uint8: "u8",
 }
 # Opcodes, by the longest prefix, to the names under which they are counted.
 KINDS = {
@@ -124,7 +125,7 @@ def _launch(kernel: Any, args: tuple[Any, ...], grid: tuple[int, ...], named: di
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
     for i, parameter in enumerate(kernel.params):
         value = given[parameter.name]
-        kind, divisible = _specialised(value)
+        kind, divisible = ("i32", False) if parameter.do_not_specialize else _specialised(value)
         if parameter.is_constexpr or kind == "constexpr":
             kind, divisible = "constexpr", False
             constants[parameter.name] = value

@@ -9,15 +9,18 @@ Time is axis 1. The state between two calls is the membrane potential u and the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 # `import torch` would be shadowed here by the submodule of that name.
-from torch import Tensor, as_tensor, float32, promote_types
+from torch import Tensor, as_tensor, float32, full, promote_types
 from torch import bool as torch_bool
 from torch.compiler import assume_constant_result
 
 from bouton.errors import KernelError, suggest
+from bouton.ops import triton_runtime
 from bouton.ops.backends import register_backend, select
 from bouton.ops.lif import rust
+from bouton.ops.lif import triton as triton_backend
 from bouton.ops.lif.reference import lif_reference
 from bouton.ops.lif.rust import lif_rust
 from bouton.ops.lif.surrogates import SURROGATES, surrogate_derivative
@@ -30,6 +33,14 @@ RESETS = ("subtract", "zero", "none")
 RESET_ORDERS = ("after_decay", "before_decay")
 register_backend(OP, "torch")
 register_backend(OP, "rust", devices=("cpu",), why_not=rust.why_not)
+# Equal to the definition under the interpreter, compiled for sm_90; its first run on a device is still to come.
+register_backend(
+    OP,
+    "triton",
+    devices=triton_runtime.devices(),
+    why_not=triton_runtime.why_not,
+    by_name=partial(triton_runtime.by_name_alone, OP),
+)
 
 
 @dataclass(frozen=True)
@@ -166,9 +177,11 @@ def _scan(
     decay, threshold = _per_neuron(name, "beta", beta, x), _per_neuron(name, "theta", theta, x)
     factor = None if gain is None else _per_neuron(name, "gain", gain, x)
     recurrent = None if w_rec is None else w_rec.to(dtype)
-    chosen = _choose(x.device.type, backend, rust.refuses(x))
+    chosen = _choose(x.device.type, backend, rust.refuses(x), triton_backend.refuses(x))
     if x.numel() == 0:
         return x.clone(), u
+    if chosen == "triton":
+        return triton_backend.lif_triton(x, decay, threshold, factor, recurrent, u, s, starts, options)
     execute = lif_rust if chosen == "rust" else lif_torch
     spikes, u = execute(x.to(dtype), decay, threshold, factor, recurrent, u, s, starts, options)
     return spikes.to(x.dtype), u
@@ -176,12 +189,16 @@ def _scan(
 
 def _per_neuron(name: str, what: str, value: Tensor | float, x: Tensor) -> Tensor:
     """``value`` as (H,), in the precision of the arithmetic."""
-    given = as_tensor(value, dtype=promote_types(x.dtype, float32), device=x.device)
+    dtype = promote_types(x.dtype, float32)
+    if not isinstance(value, Tensor):
+        return full((x.shape[-1],), value, dtype=dtype, device=x.device)  # a copy to a device would wait for it
+    given = as_tensor(value, dtype=dtype, device=x.device)
     if given.shape not in ((), (1,), x.shape[-1:]):
         raise KernelError(f"{name}: {what} {tuple(given.shape)} must be (H,) = ({x.shape[-1]},) or a number")
     return given.expand(x.shape[-1])
 
 
 @assume_constant_result  # torch.compile asks once, while it traces
-def _choose(device: str, backend: str, not_rust: str | None) -> str:
-    return select(OP, device, backend, {} if not_rust is None else {"rust": not_rust})
+def _choose(device: str, backend: str, not_rust: str | None, not_triton: str | None) -> str:
+    against = {"rust": not_rust, "triton": not_triton}
+    return select(OP, device, backend, {name: reason for name, reason in against.items() if reason is not None})

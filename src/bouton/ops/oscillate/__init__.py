@@ -6,10 +6,15 @@ sin(phi) x + omega cos(phi) x^2. With omega = 0 and sin(phi) = 0 it is constant:
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
+from torch.compiler import assume_constant_result
 
 from bouton.errors import KernelError
+from bouton.ops import triton_runtime
 from bouton.ops.backends import register_backend, select
+from bouton.ops.oscillate import triton as triton_backend
 from bouton.ops.oscillate.reference import oscillate_reference
 from bouton.ops.oscillate.torch import oscillate_torch
 
@@ -17,6 +22,14 @@ __all__ = ["oscillate", "oscillate_reference"]
 
 OP = "oscillate"
 register_backend(OP, "torch")
+# Equal to the definition under the interpreter, compiled for sm_90; its first run on a device is still to come.
+register_backend(
+    OP,
+    "triton",
+    devices=triton_runtime.devices(),
+    why_not=triton_runtime.why_not,
+    by_name=partial(triton_runtime.by_name_alone, OP),
+)
 
 
 def oscillate(
@@ -42,5 +55,11 @@ def oscillate(
             raise KernelError(f"oscillate: {name} {tuple(value.shape)} must be (width,) for x {tuple(x.shape)}")
     if not x.is_floating_point():
         raise KernelError(f"oscillate: x is {x.dtype}: it must be a floating-point tensor")
-    select(OP, x.device, backend)
-    return oscillate_torch(x, omega, phi, baseline)
+    chosen = _choose(x.device.type, backend, triton_backend.refuses(x))
+    execute = triton_backend.oscillate_triton if chosen == "triton" and x.numel() else oscillate_torch
+    return execute(x, omega, phi, baseline)
+
+
+@assume_constant_result  # torch.compile asks once, while it traces
+def _choose(device: str, backend: str, not_triton: str | None) -> str:
+    return select(OP, device, backend, {} if not_triton is None else {"triton": not_triton})
