@@ -10,10 +10,10 @@ use crate::lanes::{fma, Real};
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 const LN_2: f32 = std::f32::consts::LN_2;
 /// ln 2 in two parts; the first has so few bits that `n * LN2_HIGH` is exact.
-const LN2_HIGH: f32 = 0.693_359_4;
-const LN2_LOW: f32 = -2.121_944_4e-4;
+pub const LN2_HIGH: f32 = 0.693_359_4;
+pub const LN2_LOW: f32 = -2.121_944_4e-4;
 /// Adding 1.5 * 2^23 rounds to an integer, whose two's complement is then in the low mantissa bits.
-const ROUND: f32 = 12_582_912.0;
+pub const ROUND: f32 = 12_582_912.0;
 /// Exponents whose powers are still normal numbers on both sides, to the bases e and 2.
 const EXP_LIMIT: f32 = 86.5;
 const EXP2_LIMIT: f32 = 125.0;

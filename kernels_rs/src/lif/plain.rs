@@ -99,6 +99,9 @@ impl Backward<'_, '_> {
             prefetch(self.inputs.row(self.bars.s_bar, part, t));
             prefetch(&self.x_bar[t][column..column + part.count]);
         }
+        if chunk > 1 {
+            prefetch(self.inputs.stored(self.bars.kept, part, chunk - 1));
+        }
     }
 
     #[inline(always)]
