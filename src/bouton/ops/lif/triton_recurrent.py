@@ -1,8 +1,8 @@
 """Neurons that hear each other's last spikes, on a GPU by Triton kernels.
 
-With few neurons (:func:`walks`) one launch goes through all tokens: a program has the whole map and 16 sequences, so that
-few of a GPU's processors work, but none waits for another. With more neurons the map does not fit, and every token is
-one kernel and one matrix product of torch's: two launches, whose cost is most of the time of a short step.
+With few neurons (:func:`walks`) one launch goes through all tokens: a program has the whole map and 16 sequences, so
+that few of a GPU's processors work, but none waits for another. With more neurons the map does not fit, and every token
+is one kernel and one matrix product of torch's: two launches, whose cost is most of the time of a short step.
 
 Both passes are exact: nothing is cut off. All membrane potentials are kept for the backward pass, 4 bytes per neuron
 and token, since computing them anew would take the matrix products again. The gradient of the map is one matrix product

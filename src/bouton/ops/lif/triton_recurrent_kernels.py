@@ -61,7 +61,9 @@ def walk(
     there = neurons < width
     inside = (sequences < batch)[:, None] & there[None, :]
     limit = tl.where(inside, tokens, 0)
-    heard = tl.load(w_rec + neurons[None, :] * width + neurons[:, None], mask=there[None, :] & there[:, None], other=0.0)
+    heard = tl.load(
+        w_rec + neurons[None, :] * width + neurons[:, None], mask=there[None, :] & there[:, None], other=0.0
+    )
     high, middle, low = parts(heard)
     decay, threshold = per_neuron(beta, neurons, there), per_neuron(theta, neurons, there)
     factor = per_neuron(gain, neurons, there) if GAIN else 1.0
@@ -206,8 +208,8 @@ def step_back(
     """Token t of one sequence backwards; see ``walk_back``.
 
     ``asked`` (B, H) is what the next token asks of s_t through the map, ``of_s`` what it does through the reset, and
-    ``of_u`` what it asks of u_t; the last two are replaced by what this token asks, as is ``asks``, of which the product
-    with the map is to be the next ``asked``.
+    ``of_u`` what it asks of u_t; the last two are replaced by what this token asks, as is ``asks``, of which the
+    product with the map is to be the next ``asked``.
     """
     sequence = tl.program_id(1).to(tl.int64)
     neurons = tl.program_id(0) * BH + tl.arange(0, BH)

@@ -49,7 +49,15 @@ def launch_forward(x: Tensor, omega: Tensor, phi: Tensor, baseline: Tensor | Non
     grid, tile = _tiles(rows, width)
     offset = phi if baseline is None else baseline  # never read without one
     _kernels().forward[grid](
-        x, omega.contiguous(), phi.contiguous(), offset.contiguous(), y, rows, width, OFFSET=baseline is not None, **tile
+        x,
+        omega.contiguous(),
+        phi.contiguous(),
+        offset.contiguous(),
+        y,
+        rows,
+        width,
+        OFFSET=baseline is not None,
+        **tile,
     )
     return y
 
@@ -96,7 +104,9 @@ def _autograd(ctx: Any, y_bar: Tensor) -> tuple[Tensor | None, ...]:
     need_x, *need = ctx.needs_input_grad
     x_bar, sums = _backward(y_bar.to(x.dtype), x, omega, phi, need_x, any(need))
     dtypes = (omega.dtype, phi.dtype, ctx.dtype_of_baseline)
-    constants = (sums[i].to(dtype) if needed else None for i, (dtype, needed) in enumerate(zip(dtypes, need, strict=True)))
+    constants = (
+        sums[i].to(dtype) if needed else None for i, (dtype, needed) in enumerate(zip(dtypes, need, strict=True))
+    )
     return x_bar if need_x else None, *constants
 
 
