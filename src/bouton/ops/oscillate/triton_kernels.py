@@ -3,8 +3,8 @@
 Triton's own sine is the hardware's approximation, which is off by 5e-7 near 0 and by far more at large angles. Here an
 angle a is brought to r = a - k pi in [-pi/2, pi/2], k the nearest integer, with pi in three parts and fused
 multiply-adds; then sin a = (-1)^k sin r and cos a = (-1)^k cos r by polynomials. Up to |a| = 2^22 pi = 1.3e7 that is
-off by less than 4e-7 and the rounding of a itself; beyond, where neighbouring float32 numbers are a radian apart, sin and
-cos are some number of [-1, 1]. An infinite angle gives NaN.
+off by less than 4e-7 and the rounding of a itself; beyond, where neighbouring float32 numbers are a radian apart, sin
+and cos are some number of [-1, 1]. An infinite angle gives NaN.
 """
 
 from __future__ import annotations
