@@ -1,11 +1,13 @@
 //! Both passes of one job of the plain scan: some neurons of one batch row, token by token.
 
 use crate::isa::{prefetch, Isa, Job};
-use crate::lif::neuron::{advance, spike};
-use crate::lif::patch::{Lanes, Patch, LANES};
+use crate::lif::neuron::{advance, retreat, slopes, Stretch, Token};
 use crate::lif::problem::{Inputs, Span};
 use crate::lif::run::Cotangents;
 use crate::lif::{CHUNK, GROUP, TERMS};
+
+/// Tokens between asking for a row and its use.
+const AHEAD: usize = 2;
 const ZEROS: [f32; GROUP] = [0.0; GROUP];
 
 /// Forward pass of one job.
@@ -63,17 +65,41 @@ pub struct Backward<'a, 'b> {
 impl Job for Backward<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(mut self) {
-        let (inputs, span, n) = (self.inputs, self.span, self.span.count);
-        let mut sums = [ZEROS; 3];
-        let mut patch = Patch::new(inputs, self.bars);
-        self.u0_bar.copy_from_slice(inputs.state(self.bars.last_bar, span));
-        self.s0_bar.fill(0.0);
+        let (inputs, bars, span) = (self.inputs, self.bars, self.span);
+        let (n, constants) = (span.count, inputs.constants.part(span));
+        let (mut u, mut s) = ([0f32; (CHUNK + 1) * GROUP], [0f32; (CHUNK + 1) * GROUP]);
+        let (mut slope, mut s_carry, mut sums) = (ZEROS, ZEROS, [ZEROS; 3]);
+        let u_carry = &mut *self.u0_bar;
+        u_carry.copy_from_slice(inputs.state(bars.last_bar, span));
+        let (u, s) = (&mut u[..(CHUNK + 1) * n], &mut s[..(CHUNK + 1) * n]);
+        let mut stretch = Stretch { inputs, span, zeros: &ZEROS[..n], u, s, first: 0 };
         for chunk in (0..inputs.shape.tokens.div_ceil(CHUNK)).rev() {
-            for column in (0..n).step_by(LANES) {
-                self.ask_for(chunk, column);
-                self.take(chunk, column, &sums, &mut patch);
-                patch.back::<I>();
-                self.give(chunk, column, &mut sums, &patch);
+            stretch.fill(bars.kept, chunk);
+            for t in (chunk * CHUNK..inputs.shape.tokens.min((chunk + 1) * CHUNK)).rev() {
+                // Tokens are met backwards, which the processor does not foresee: those soon needed are asked for.
+                if t >= AHEAD {
+                    prefetch(inputs.row(bars.s_bar, span, t - AHEAD));
+                    prefetch(self.x_bar[t - AHEAD]);
+                }
+                if t >= CHUNK {
+                    prefetch(inputs.row(inputs.x, span, t - CHUNK));
+                }
+                let slope = &mut slope[..n];
+                slopes::<I>(bars.surrogate, stretch.at(t), constants.theta, slope);
+                let token = Token {
+                    x: inputs.row(inputs.x, span, t),
+                    s_bar: inputs.row(bars.s_bar, span, t),
+                    slope,
+                    before: stretch.before(t),
+                };
+                let [b, h, g] = &mut sums;
+                let carry = (&mut *u_carry, &mut s_carry[..n]);
+                let x_bar = &mut *self.x_bar[t];
+                retreat(inputs.reset, bars.detach, constants, token, carry, [b, h, g], x_bar);
+                if inputs.is_start(span.batch, t) {
+                    u_carry.fill(0.0);
+                    s_carry.fill(0.0);
+                }
             }
             if chunk % TERMS == 0 {
                 for (whole, part) in self.sums.iter_mut().zip(&mut sums) {
@@ -81,87 +107,7 @@ impl Job for Backward<'_, '_> {
                 }
             }
         }
-    }
-}
-
-impl Backward<'_, '_> {
-    fn part(&self, column: usize) -> Span {
-        let count = LANES.min(self.span.count - column);
-        Span { batch: self.span.batch, first: self.span.first + column, count }
-    }
-
-    /// What the stretch before this one will need: it is met backwards, which the processor does not foresee.
-    #[inline(always)]
-    fn ask_for(&self, chunk: usize, column: usize) {
-        let part = self.part(column);
-        for t in chunk.saturating_sub(1) * CHUNK..chunk * CHUNK {
-            prefetch(self.inputs.row(self.inputs.x, part, t));
-            prefetch(self.inputs.row(self.bars.s_bar, part, t));
-            prefetch(&self.x_bar[t][column..column + part.count]);
-        }
-        if chunk > 1 {
-            prefetch(self.inputs.stored(self.bars.kept, part, chunk - 1));
-        }
-    }
-
-    #[inline(always)]
-    fn take(&self, chunk: usize, column: usize, sums: &[[f32; GROUP]; 3], patch: &mut Patch) {
-        let (inputs, part, bars) = (self.inputs, self.part(column), self.bars);
-        let (first, here) = (chunk * CHUNK, column..column + part.count);
-        patch.tokens = CHUNK.min(inputs.shape.tokens - first);
-        for i in 0..patch.tokens {
-            patch.fresh[i] = inputs.is_start(part.batch, first + i);
-            load(inputs.row(inputs.x, part, first + i), &mut patch.x[i]);
-            load(inputs.row(bars.s_bar, part, first + i), &mut patch.bar[i]);
-        }
-        let constants = inputs.constants.part(part);
-        load(constants.beta, &mut patch.beta);
-        load(constants.theta, &mut patch.theta);
-        load(constants.gain, &mut patch.gain);
-        if chunk == 0 {
-            load(inputs.state(inputs.u0, part), &mut patch.u);
-            load(inputs.state(inputs.s0, part), &mut patch.s);
-        } else {
-            load(inputs.stored(bars.kept, part, chunk), &mut patch.u);
-            for l in 0..LANES {
-                patch.s[l] = spike(patch.u[l], patch.theta[l]);
-            }
-        }
-        load(&self.u0_bar[here.clone()], &mut patch.u_bar);
-        load(&self.s0_bar[here.clone()], &mut patch.s_bar);
-        for (row, sum) in sums.iter().zip(&mut patch.sums) {
-            load(&row[here.clone()], sum);
-        }
-    }
-
-    #[inline(always)]
-    fn give(&mut self, chunk: usize, column: usize, sums: &mut [[f32; GROUP]; 3], patch: &Patch) {
-        let here = column..column + self.part(column).count;
-        for (bar, row) in patch.bar[..patch.tokens].iter().zip(&mut self.x_bar[chunk * CHUNK..]) {
-            store(bar, &mut row[here.clone()]);
-        }
-        store(&patch.u_bar, &mut self.u0_bar[here.clone()]);
-        store(&patch.s_bar, &mut self.s0_bar[here.clone()]);
-        for (row, sum) in sums.iter_mut().zip(&patch.sums) {
-            store(sum, &mut row[here.clone()]);
-        }
-    }
-}
-
-/// Some numbers into lanes; what is in those beyond does not matter.
-#[inline(always)]
-fn load(x: &[f32], lanes: &mut Lanes) {
-    match x.first_chunk() {
-        Some(whole) => *lanes = *whole,
-        None => lanes[..x.len()].copy_from_slice(x),
-    }
-}
-
-#[inline(always)]
-fn store(lanes: &Lanes, y: &mut [f32]) {
-    match y.first_chunk_mut() {
-        Some(whole) => *whole = *lanes,
-        None => y.copy_from_slice(&lanes[..y.len()]),
+        self.s0_bar.copy_from_slice(&s_carry[..n]);
     }
 }
 
