@@ -151,9 +151,8 @@ def add(result: dict[str, Any], path: Path) -> None:
     table = json.loads(path.read_text())
     base, *arms = result["arms"]
     if table["overrides"] != result["overrides"] or next(iter(table["arms"])) != base:
-        raise BoutonError(
-            f"--add {path}: its first arm is {next(iter(table['arms']))} and its words are {' '.join(table['overrides'])}"
-        )
+        words = " ".join(table["overrides"])
+        raise BoutonError(f"--add {path}: its first arm is {next(iter(table['arms']))} and its words are {words}")
     if there := [name for name in arms if name in table["arms"]]:
         raise BoutonError(f"--add {path}: {there[0]} is there already; take it out to measure it again")
     circumstances = {name: result[name] for name in ("rounds", "kernels", "machine")}
