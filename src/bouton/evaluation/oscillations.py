@@ -219,4 +219,5 @@ def _row_spectra(activity: Tensor) -> Tensor:
     if not counted.all():
         raise EvaluationError("in a row no unit changes its activity: there is no spectrum")
     power = torch.fft.rfft(x, dim=1)[:, 1:].abs().square() / activity.shape[1]
-    return power.sum(dim=2) / counted[:, None]
+    rows: Tensor = power.sum(dim=2) / counted[:, None]
+    return rows
