@@ -46,8 +46,8 @@ from bouton.training import train
 home = Path(mkdtemp())
 words = (
     "data.max_bytes=400000", "data.seq_len=128", "data.batch_size=4", "data.val_tokens=8192",
-    "data.tokenizer.kind=bpe", "data.tokenizer.vocab_size=512", "trainer=cpu", "trainer.max_steps=120",
-    "trainer.val_every=60", "trainer.log_every=1", "callbacks.progress.refresh_every=null",
+    "data.tokenizer.kind=bpe", "data.tokenizer.vocab_size=512", "trainer=cpu", "trainer.max_steps=100",
+    "trainer.val_every=50", "trainer.log_every=1", "callbacks.progress.refresh_every=null",
     "callbacks.throughput.mfu=false",
 )  # fmt: skip
 experiments = {"oscillate": "experiment=wiggle/v3_tiny", "gelu": "experiment=wiggle/v3_tiny_gelu"}
@@ -157,7 +157,7 @@ for units in learned.values():
 from bouton.evaluation.subject import Subject
 
 subject = Subject(runs["oscillate"])
-chosen = subject.validation_rows[:48]
+chosen = subject.validation_rows[:32]
 batch = subject.rows.gather(chosen)
 models = {"oscillate": runs["oscillate"].model, "GELU": runs["gelu"].model, "before training": untrained}
 activity = {
@@ -171,7 +171,7 @@ colours = {"oscillate": "#D55E00", "GELU": "#0072B2", "before training": "#009E7
 layers = len(activity["oscillate"])
 figure, axes = plt.subplots(1, layers, figsize=(10, 3.8), sharey=True, squeeze=False, layout="constrained")
 for layer, axis in enumerate(axes[0]):
-    low, high = oscillations.shuffled_band(activity["oscillate"][layer][..., ::4], generator, shuffles=40)
+    low, high = oscillations.shuffled_band(activity["oscillate"][layer], generator, shuffles=40)
     axis.axhspan(low, high, color="#9A9A9A", alpha=0.35, label="oscillate, shuffled positions")
     for name, found in activity.items():
         s = oscillations.spectrum(found[layer])
