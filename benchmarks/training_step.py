@@ -10,11 +10,15 @@ refines, on top of which FLOPs, parameters and the bytes of sequence state are w
 
     python benchmarks/training_step.py --arms none,each,presyn+stochastic+hebb+camkii+bdnf+moe --threads 1 \
         model.num_layers=4 model.hidden_size=128 model.num_heads=4 data.seq_len=256 data.batch_size=8
+
+``--add FILE`` puts the arms into a table that is there, of the same body and batch: beside each stands the machine that
+it was measured on, with the first of the arms in the same turns. What the table has stays as it is.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -138,12 +142,31 @@ def expand(words: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(arms))
 
 
+def add(result: dict[str, Any], path: Path) -> None:
+    """Put the arms of ``result``, except the one that they are divided by, into the table at ``path``.
+
+    Raises:
+        BoutonError: the table has another body, batch or first arm, or one of the arms already.
+    """
+    table = json.loads(path.read_text())
+    base, *arms = result["arms"]
+    if table["overrides"] != result["overrides"] or next(iter(table["arms"])) != base:
+        words = " ".join(table["overrides"])
+        raise BoutonError(f"--add {path}: its first arm is {next(iter(table['arms']))} and its words are {words}")
+    if there := [name for name in arms if name in table["arms"]]:
+        raise BoutonError(f"--add {path}: {there[0]} is there already; take it out to measure it again")
+    circumstances = {name: result[name] for name in ("rounds", "kernels", "machine")}
+    table["arms"] |= {name: {**result["arms"][name], **circumstances} for name in arms}
+    write_json(path, table)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", type=expand, default=ARMS)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--add", type=Path, metavar="FILE")
     options, overrides = parser.parse_known_args()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -171,6 +194,8 @@ def main() -> int:
     console.print("kernels: " + ", ".join(f"{op}: {name}" for op, name in result["kernels"].items()), markup=False)
     if options.json:
         write_json(options.json, result)
+    if options.add:
+        add(result, options.add)
     return 0
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from bouton.apps import bench, bench_plot
 from bouton.cli.main import main
+from bouton.errors import BoutonError
 from bouton.ops.benchmarks import Case, Execution
 
 QUICK = ["shapes=small", "rounds=2", "threads=1", "memory=no"]
@@ -95,3 +96,23 @@ def test_the_training_step_script_steps_every_arm_on_the_same_batches() -> None:
     assert arms["none"]["ratio"] == {} and arms["presyn"]["ratio"]["wall"]["pairs"] == 2
     assert arms["presyn"]["parameters"] == arms["none"]["parameters"] < arms["hebb"]["parameters"]
     assert len({arm["loss"][1] for arm in arms.values()}) == 4, "every mechanism changes what is learned"
+
+
+def test_the_training_step_script_adds_arms_to_a_table_and_leaves_the_others(tmp_path: Path) -> None:
+    script = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "training_step.py"))
+    old = {"ratio": {}, "parameters": 1}
+    path = tmp_path / "table.json"
+    table = {"arms": {"none": old, "presyn": old}, "overrides": ["a=1"], "machine": {"cpu": "another"}, "rounds": 3}
+    path.write_text(json.dumps(table))
+    circumstances = {"rounds": 2, "kernels": {"lif": "torch"}, "machine": {"cpu": "this"}}
+    result = {"arms": {"none": {"ratio": {}}, "lif": {"parameters": 2}}, "overrides": ["a=1"], **circumstances}
+    script["add"](result, path)
+    assert json.loads(path.read_text()) == {
+        **table,
+        "arms": {**table["arms"], "lif": {"parameters": 2, **circumstances}},
+    }
+    with pytest.raises(BoutonError, match=r"table\.json: lif is there already"):
+        script["add"](result, path)
+    for change in ({"overrides": ["a=2"]}, {"arms": {"presyn": old, "hebb": old}}):
+        with pytest.raises(BoutonError, match="its first arm is none and its words are a=1"):
+            script["add"]({**result, **change}, path)

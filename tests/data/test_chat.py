@@ -145,6 +145,8 @@ def test_of_a_tree_the_best_path_is_followed() -> None:
     assert len(list(conversations_of(rows, "x", {"lang": "en"}))) == 1
     with pytest.raises(DataError, match=r"data\.where\.lan: there is no such column; did you mean 'lang'"):
         list(conversations_of(rows, "x", {"lan": "en"}))
+    with pytest.raises(DataError, match=r"data\.sources\.oasst\.where\.lan: there is no such column"):
+        list(conversations_of(rows, "x", {"lan": "en"}, "data.sources.oasst.where"))
 
 
 def rows_of(talk: Conversation) -> dict[str, Any]:

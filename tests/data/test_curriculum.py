@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -270,6 +272,7 @@ def test_other_data_or_phases_are_refused(make: Make, fields: dict[str, Any]) ->
         ({"sources": {"tales": "x.txt"}}, r"data\.sources\.tales=x\.txt must be a mapping"),
         ({"sources": {"tales": None}}, r"data\.sources is empty"),
         ({"sources": {"tales": {"path": "x", "format": "chats"}}}, r"format=chats is unknown; did you mean 'chat'"),
+        ({"sources": {"t": {"path": "x", "where": "en"}}}, r"data\.sources\.t\.where=en must map columns to values"),
         ({"phases": {}}, r"data\.phases is empty"),
         ({"phases": {"w": 8}}, r"data\.phases\.w=8 must be a mapping"),
         ({"phases": {"w": {"size": 8}}}, r"data\.phases\.w\.size is unknown"),
@@ -301,6 +304,35 @@ def test_errors_of_the_files_name_their_source(make: Make, fields: dict[str, Any
         make(sources={"tales": {"path": "/no/where"}, "talks": fields["sources"]["talks"]}).setup()
     with pytest.raises(ConfigError, match=r"longer than the train split of data\.sources\.tales"):
         make(seq_len=4096, phases={"w": {"length": 4, "weights": {"tales": 1}}}).setup()
+
+
+def test_errors_of_the_rows_name_the_node_of_their_source(
+    make: Make, fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"instruction": "q", "output": "a", "lang": "en"}
+    (tmp_path / "chat.jsonl").write_text(json.dumps(row) + "\n")
+    phases = {"talk": {"length": 16, "weights": {"tales": 1}}}
+    chat = {"path": str(tmp_path / "chat.jsonl"), "format": "chat", "where": {"lan": "en"}}
+    message = r"data\.sources\.chat\.where\.lan: there is no such column; did you mean 'lang'"
+    with pytest.raises(DataError, match=message):
+        make(sources={**fields["sources"], "chat": chat}, phases=phases).setup()
+
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *a, **k: None)
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=lambda *a, **k: iter([row])))
+    hub = {"repository": "a/b", "splits": {"train": "train", "val": None}, "text_field": "body"}
+    with pytest.raises(DataError, match=message):
+        make(sources={**fields["sources"], "chat": {**chat, "path": None, "hub": hub}}, phases=phases).setup()
+    with pytest.raises(DataError, match=r"data\.sources\.web\.hub\.text_field=body: a/b has the columns instruction"):
+        make(sources={**fields["sources"], "web": {"hub": hub}}, phases=phases).setup()
+
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError("name not known")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", refuse)
+    with pytest.raises(DataError, match=r"data\.sources\.web\.path=<file or folder> gives a local copy"):
+        make(sources={**fields["sources"], "web": {"hub": hub}}, phases=phases).setup()
 
 
 def test_the_shipped_phases() -> None:

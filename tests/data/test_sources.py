@@ -137,6 +137,8 @@ def test_hub_streams_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {name for name, _ in one.pieces()} == {"train", "val"}
     assert sum(len(text) for _, (text, _) in one.pieces()) == 100
     assert one.fingerprint != own.fingerprint
+    elsewhere = HubSource("x", hub(node="data.sources.x"), max_bytes=100, val_fraction=0.5)
+    assert elsewhere.fingerprint == one.fingerprint  # the same text, wherever it is named
     with pytest.raises(DataError, match="text_field=body"):
         list(HubSource("x", hub(text_field="body"), max_bytes=None, val_fraction=0.5).pieces())
 

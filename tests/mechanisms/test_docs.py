@@ -49,6 +49,15 @@ def test_costs_and_effects_come_from_what_was_recorded(tmp_path: Path) -> None:
     text = "\n".join(docs.costs(tmp_path))
     assert "| `presyn` | 1.25 (1.20 to 1.30) | 1.50 | 1.00 | 1.00 |  |  |" in text
     assert "7 interleaved optimizer steps on 4 x 32 tokens, a processor, 1 thread(s)" in text
+    assert "Measured apart" not in text
+    apart = {"rounds": 5, "kernels": {"lif": "rust"}, "machine": {"cpu": "another", "threads": 2}}
+    added = {**record, "arms": {**record["arms"], **{name: {**arm, "ratio": time, **apart} for name in ("lif", "x")}}}
+    (tmp_path / docs.COSTS).write_text(json.dumps(added))
+    text = "\n".join(docs.costs(tmp_path))
+    assert (
+        "Measured apart, in turns with `none` as well: `lif`, `x` (5 steps, another, 2 thread(s); kernels: lif rust)."
+        in text
+    )
     (tmp_path / docs.EFFECTS).parent.mkdir(parents=True)
     (tmp_path / docs.EFFECTS).write_text(
         "equal,arm,difference,low,high,verdict,n\ntokens,presyn,-0.05,-0.07,-0.03,helps,3\nflops,presyn,1,1,1,hurts,3\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 from pathlib import Path
@@ -15,6 +16,8 @@ from test_resume import assert_same, assert_same_run, run_killed, weights
 import bouton
 from bouton.data import build_datamodule
 from bouton.errors import CheckpointError, ConfigError
+from bouton.models.build import build
+from bouton.training import train
 from bouton.training.callbacks.curriculum import FIELDS, Curriculum, Plateau, build_curriculum, check_phases
 from bouton.training.curves import draw_curves, parted, phase_begins, read_series
 from bouton.training.schedules import build_schedule
@@ -273,3 +276,23 @@ def test_the_shipped_experiments_fit_together(name: str) -> None:
     check_phases(cfg["data"], cfg["callbacks"], cfg["trainer"])
     assert isinstance(build_curriculum(cfg["callbacks"]["curriculum"]), Curriculum)
     assert [phase.length for phase in build_datamodule(cfg["data"]).phases] == [8, 16, 32, 64, 128]  # type: ignore[attr-defined]
+    assert cfg["model"]["body"] == "spiking" and set(cfg["mechanism"]) == {"diversity", "environment", "firing_rate"}
+    assert name != "curriculum" or build(cfg, device="meta").num_parameters() == 6_048_512  # real_sam/v4
+
+
+def test_spiking_neurons_go_through_the_five_phases(tmp_path: Path) -> None:
+    cfg = bouton.compose(
+        "experiment=real_sam/curriculum_tiny", "model.num_layers=1", "model.hidden_size=24", "model.code_size=16",
+        "kernels=torch", "data.sources.stdlib.max_bytes=150000", "data.batch_size=2", "data.tokenizer.kind=bytes",
+        "data.val_tokens=512", "data.phase_val_tokens=256", "trainer.val_every=2", "callbacks.throughput.mfu=false",
+        "callbacks.curriculum.max_evaluations=1", "callbacks.progress.refresh_every=null",
+        f"data.cache_dir={tmp_path / 'cache'}", f"run_dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    train(cfg)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    told = summary["curriculum"]
+    names = ["words", "phrases", "sentences", "stories", "conversations"]
+    assert [(t["from"], t["to"]) for t in told["transitions"]] == list(itertools.pairwise(names))
+    assert (summary["status"], told["completed"]["from"]) == ("curriculum completed", "conversations")
+    stress = weights(tmp_path / "run")["state_dict"]
+    assert any("environment" in name for name in stress), "organism state goes on from phase to phase"

@@ -60,8 +60,7 @@ def build_datamodule(cfg: Config, seed: int = 0) -> TokenDataModule:
         prepare = functools.partial(_prepare_mqar, cfg, rows)
     elif name in CHAT_NAMES:
         check_text(cfg)
-        if (where := cfg.get("where")) is not None and not isinstance(where, Mapping):
-            raise ConfigError(f"data.where={where} must map columns to values, as {{lang: en}}, or be null")
+        check_where(cfg)
         prepare = functools.partial(_prepare_chat, cfg)
     else:
         check_text(cfg)
@@ -91,6 +90,12 @@ def check_text(cfg: Config) -> None:
         integer(tokenizer, "train_bytes", 1, prefix="data.tokenizer.")
 
 
+def check_where(cfg: Config, prefix: str = "data") -> None:
+    """Refuse a ``where`` that is no mapping."""
+    if (where := cfg.get("where")) is not None and not isinstance(where, Mapping):
+        raise ConfigError(f"{prefix}.where={where} must map columns to values, as {{lang: en}}, or be null")
+
+
 def _prepare_text(cfg: Config) -> Prepared:
     root = Path(cfg["cache_dir"]).expanduser()
     source = build_source(cfg, root)
@@ -113,9 +118,9 @@ def chat_source(cfg: Config, root: Path, prefix: str = "data") -> ChatSource:
     if cfg.get("path"):
         return local_chat(
             cfg["name"], str(cfg["path"]), root, where=where, max_bytes=max_bytes, val_fraction=val_fraction,
-            field=f"{prefix}.path",
+            prefix=prefix,
         )  # fmt: skip
-    return hub_chat(cfg["name"], _hub(cfg["hub"]), where=where, max_bytes=max_bytes, val_fraction=val_fraction)
+    return hub_chat(cfg["name"], _hub(cfg["hub"], prefix), where=where, max_bytes=max_bytes, val_fraction=val_fraction)
 
 
 def build_source(cfg: Config, root: Path, prefix: str = "data") -> Source:
@@ -128,10 +133,10 @@ def build_source(cfg: Config, root: Path, prefix: str = "data") -> Source:
             name, str(cfg["path"]), root, separator=cfg.get("separator") or None, max_bytes=max_bytes,
             val_fraction=val_fraction, field=f"{prefix}.path",
         )  # fmt: skip
-    return HubSource(name, _hub(cfg["hub"]), max_bytes=max_bytes, val_fraction=val_fraction)
+    return HubSource(name, _hub(cfg["hub"], prefix), max_bytes=max_bytes, val_fraction=val_fraction)
 
 
-def _hub(hub: Config) -> HubDataset:
+def _hub(hub: Config, prefix: str) -> HubDataset:
     return HubDataset(
         repository=hub["repository"],
         subset=hub.get("subset"),
@@ -139,6 +144,7 @@ def _hub(hub: Config) -> HubDataset:
         files=dict(hub["files"]) if hub.get("files") else None,
         text_field=hub.get("text_field", ""),
         splits={ours: theirs for ours, theirs in hub["splits"].items() if theirs is not None},
+        node=prefix,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bouton.data.build import Config, build_source, build_tokenizer, chat_source, check_text, integer
+from bouton.data.build import Config, build_source, build_tokenizer, chat_source, check_text, check_where, integer
 from bouton.data.chat import MARKERS
 from bouton.data.chat_source import ChatSource
 from bouton.data.chat_store import prepare_chat
@@ -71,6 +71,7 @@ def _sources(cfg: Config) -> dict[str, Config]:
         kind = given.get("format", "text")
         if kind not in FORMATS:
             raise ConfigError(f"{prefix}.format={kind} is unknown; {suggest(str(kind), FORMATS)}")
+        check_where(given, prefix)
         integer(given, "max_bytes", 1, optional=True, prefix=f"{prefix}.")
         found[str(name)] = {
             "separator": None, "path": None, "hub": None, "max_bytes": None, "format": "text", "where": None,

@@ -131,21 +131,27 @@ class ChatTemplate:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read_conversations(files: Sequence[Path], where: Mapping[str, Any] | None = None) -> Iterator[Conversation]:
+def read_conversations(
+    files: Sequence[Path], where: Mapping[str, Any] | None = None, field: str = "data.where"
+) -> Iterator[Conversation]:
     """The conversations of ``.jsonl``, ``.json`` (a list) and ``.parquet`` files, the first two also as ``.gz``.
 
     Args:
         where: column -> value that a row must have; None: all rows.
+        field: where the configuration gives it, for error messages.
 
     Raises:
         DataError: a file cannot be read or has another form; the message names file and row.
     """
     for path in files:
-        yield from conversations_of(_rows(path), str(path), where)
+        yield from conversations_of(_rows(path), str(path), where, field)
 
 
 def conversations_of(
-    rows: Iterable[Mapping[str, Any]], origin: str = "the data set", where: Mapping[str, Any] | None = None
+    rows: Iterable[Mapping[str, Any]],
+    origin: str = "the data set",
+    where: Mapping[str, Any] | None = None,
+    field: str = "data.where",
 ) -> Iterator[Conversation]:
     """The conversations of rows in any of the known forms.
 
@@ -156,10 +162,11 @@ def conversations_of(
     Args:
         origin: where the rows come from, for error messages.
         where: column -> value that a row must have; None: all rows.
+        field: where the configuration gives it, for error messages.
     """
     tree: list[Mapping[str, Any]] = []
     for number, row in enumerate(rows, 1):
-        if where and not _chosen(row, where):
+        if where and not _chosen(row, where, field):
             continue
         if tree and not (_is_node(row) and _tree_of(row) == _tree_of(tree[0])):
             yield from _told(_best_path(_nested(tree)))
@@ -175,9 +182,9 @@ def conversations_of(
         yield from _told(_best_path(_nested(tree)))
 
 
-def _chosen(row: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
+def _chosen(row: Mapping[str, Any], where: Mapping[str, Any], field: str) -> bool:
     if missing := [column for column in where if column not in row]:
-        raise DataError(f"data.where.{missing[0]}: there is no such column; {suggest(missing[0], map(str, row))}")
+        raise DataError(f"{field}.{missing[0]}: there is no such column; {suggest(missing[0], map(str, row))}")
     return all(row[column] == value for column, value in where.items())
 
 

@@ -80,9 +80,9 @@ def local_chat(
     where: Mapping[str, Any] | None,
     max_bytes: int | None,
     val_fraction: float,
-    field: str = "data.path",
+    prefix: str = "data",
 ) -> ChatSource:
-    """The conversations of the file, folder or glob ``path``, which ``field`` of the configuration gives.
+    """The conversations of the file, folder or glob ``path``, which the node ``prefix`` of the configuration gives.
 
     Args:
         cache_dir: where the survey of unchanged files is remembered.
@@ -91,12 +91,15 @@ def local_chat(
     Raises:
         DataError: there is no conversation, or a row has an unknown form.
     """
+    field = f"{prefix}.path"
     groups = group_files(
         [file for file in find_files(path, field) if not Path(path).expanduser().is_dir() or _may_hold(file)]
     )
     if not any(groups.values()):
         raise DataError(f"{field}={path} holds no .jsonl, .json or .parquet files")
-    readers = {group: functools.partial(read_conversations, files, where) for group, files in groups.items()}
+    readers = {
+        group: functools.partial(read_conversations, files, where, f"{prefix}.where") for group, files in groups.items()
+    }
     facts, total = {}, 0
     for group, files in groups.items():
         key = ["chat", _READER, dict(where or {})]
@@ -119,11 +122,11 @@ def hub_chat(
     """A data set streamed from the hub. It is not hashed: a prepared copy must open without a network."""
 
     def reader(split: str) -> Callable[[], Iterator[Conversation]]:
-        return lambda: conversations_of(dataset.rows(split), dataset.repository, where)
+        return lambda: conversations_of(dataset.rows(split), dataset.repository, where, f"{dataset.node}.where")
 
     own = "val" in dataset.splits
     groups = {split: reader(split) for split in dataset.splits} if own else {"all": reader("train")}
-    facts = {"hub": vars(dataset), "where": dict(where or {})}
+    facts = {"hub": dataset.facts(), "where": dict(where or {})}
     return ChatSource(name, groups, facts=facts, val_fraction=val_fraction, max_bytes=max_bytes, total_bytes=max_bytes)
 
 

@@ -25,6 +25,7 @@ class HubDataset:
         files: split -> pattern of the files in the repository, where its own split names are not to be used.
         text_field: column with the text of a document; empty for rows that are no text.
         splits: our split ("train", "val") -> its split.
+        node: where the configuration names it, for error messages.
     """
 
     repository: str
@@ -33,6 +34,11 @@ class HubDataset:
     files: dict[str, str] | None
     text_field: str
     splits: dict[str, str]
+    node: str = "data"
+
+    def facts(self) -> dict[str, Any]:
+        """What identifies it, wherever the configuration names it."""
+        return {name: value for name, value in vars(self).items() if name != "node"}
 
     def documents(self, split: str) -> Iterator[str]:
         """The documents of our ``split``, streamed; never more than a few rows in memory."""
@@ -40,13 +46,13 @@ class HubDataset:
             text = row.get(self.text_field)
             if not isinstance(text, str):
                 raise DataError(
-                    f"data.hub.text_field={self.text_field}: {self.repository} has the columns {', '.join(row)}"
+                    f"{self.node}.hub.text_field={self.text_field}: {self.repository} has the columns {', '.join(row)}"
                 )
             yield text
 
     def rows(self, split: str) -> Iterator[dict[str, Any]]:
         """The rows of our ``split`` with all their columns, streamed."""
-        with _quiet(), _clear(f"the data set {self.repository}", "data.path=<file or folder>"):
+        with _quiet(), _clear(f"the data set {self.repository}", f"{self.node}.path=<file or folder>"):
             _reach(self.repository, self.revision, "dataset")
             from datasets import load_dataset
 

@@ -14,6 +14,7 @@ from lightning import LightningDataModule
 from numpy.typing import NDArray
 from rich.console import Console
 
+from bouton.data.chat import ChatTemplate
 from bouton.data.chat_rows import ChatRows
 from bouton.data.packing import IGNORED, Batch, PackedRows
 from bouton.data.sampler import sample_indices, training_rows
@@ -129,7 +130,7 @@ class TokenDataModule(LightningDataModule):
             return None
         store = self.open_store(folder, split)
         if store.spans is not None:
-            return self._conversations(ChatRows(store, self.seq_len), split)
+            return self._conversations(ChatRows(store, self.seq_len, ChatTemplate(self.tokenizer)), split)
         return self._packed(store, split, f"data={self.name}")
 
     def open_store(self, folder: Path, split: str) -> TokenStore:

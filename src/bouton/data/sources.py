@@ -176,7 +176,7 @@ class HubSource:
             "split": "own files" if own else "document hash",
             "val_fraction": None if own else val_fraction,
             "max_bytes": max_bytes,
-            "hub": vars(dataset),
+            "hub": dataset.facts(),
         }
         self.fingerprint = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()
 

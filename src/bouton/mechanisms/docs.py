@@ -66,11 +66,11 @@ def costs(root: Path) -> list[str]:
         ))  # fmt: skip
     settings = dict(word.split("=", 1) for word in measured["overrides"])  # the last of a key counts
     layers = ", ".join(f"{key}={value}" for key, value in settings.items() if key.startswith("model."))
-    kernels = ", ".join(f"{op} {name}" for op, name in measured["kernels"].items())
     note = (
         f"Relative to `none`. Step time: median ratio (quartiles) of {measured['rounds']} interleaved optimizer steps "
         f"on {' x '.join(map(str, measured['batch']))} tokens, {_machine(measured['machine'])} ({layers}; kernels: "
-        f"{kernels}). FLOPs per token of a forward pass, as each part states its own; sequence state after one row. "
+        f"{_kernels(measured['kernels'])}). FLOPs per token of a forward pass, as each part states its own; sequence "
+        f"state after one row. {_apart(arms)}"
     )
     if effects:
         note += "Held-out loss: paired difference in nats per token with its 95 % interval, from [experiments/stack]"
@@ -128,6 +128,21 @@ def _effects(path: Path) -> dict[str, dict[str, str]]:
         return {}
     with path.open(newline="") as file:
         return {row["arm"]: row for row in csv.DictReader(file) if row["equal"] == "tokens" and row.get("difference")}
+
+
+def _apart(arms: Mapping[str, Any]) -> str:
+    """Which arms were added to the table later, and on which machine; empty if none was."""
+    groups: dict[str, list[str]] = {}
+    for name, arm in arms.items():
+        if "machine" in arm:
+            where = f"{arm['rounds']} steps, {_machine(arm['machine'])}; kernels: {_kernels(arm['kernels'])}"
+            groups.setdefault(where, []).append(f"`{name}`")
+    told = "; ".join(f"{', '.join(names)} ({where})" for where, names in groups.items())
+    return f"Measured apart, in turns with `none` as well: {told}. " if told else ""
+
+
+def _kernels(chosen: Mapping[str, str]) -> str:
+    return ", ".join(f"{op} {name}" for op, name in chosen.items())
 
 
 def _machine(facts: Mapping[str, Any]) -> str:

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 _DEAD = 0.1  # |omega| and |sin(phi)| below this: the wave hardly moves
 
 
+def dead_units(omega: Tensor, phi: Tensor) -> Tensor:
+    """Whether a unit's wave hardly moves: |omega| and |sin(phi)| are small. Shapes (width,), bool."""
+    return (omega.abs() < _DEAD) & (phi.sin().abs() < _DEAD)
+
+
 @dataclass(frozen=True)
 class OscillateParams(Params):
     """Parameters of :class:`Oscillate`."""
@@ -109,8 +114,7 @@ class Oscillate(Mechanism):
     def report(self, vitals: Vitals) -> None:
         for part in self._oscillations:
             omega, phi = part.omega.detach(), part.phi.detach()
-            dead = (omega.abs() < _DEAD) & (phi.sin().abs() < _DEAD)
-            vitals.add(self.name, "dead_fraction", dead.float().mean(), part.layer)
+            vitals.add(self.name, "dead_fraction", dead_units(omega, phi).float().mean(), part.layer)
             vitals.add(self.name, "omega_mean", omega.mean(), part.layer)
             vitals.add(self.name, "omega_std", omega.std(correction=0), part.layer)
             vitals.add(self.name, "phi_std", phi.std(correction=0), part.layer)

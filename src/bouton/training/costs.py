@@ -9,22 +9,61 @@ from pathlib import Path
 
 import torch
 
-# Dense peak of the matrix units in bf16, FLOP/s, from the vendors' data sheets. The first matching name counts.
+# Dense peaks of the matrix units with 16-bit factors and 32-bit sums, FLOP/s, which is what torch computes in bf16 and
+# fp16; the figures that vendors print with sparsity are halved. From NVIDIA's data sheets of the products. Of several
+# names that fit the first counts.
 GPU_PEAKS: tuple[tuple[str, float], ...] = (
+    ("GB200", 2.5e15),
     ("B200", 2.25e15),
+    ("GH200", 990e12),
+    ("H200 NVL", 836e12),
     ("H200", 989e12),
     ("H100 PCIe", 756e12),
-    ("H100", 989e12),
+    ("H100 NVL", 836e12),
+    ("H100", 989e12),  # SXM
     ("A100", 312e12),
-    ("L40S", 362e12),
-    ("L4", 121e12),
+    ("A40", 149.7e12),
+    ("A30", 165e12),
     ("A10G", 70e12),
     ("A10", 125e12),
-    ("RTX 4090", 165e12),
-    ("RTX 3090", 71e12),
+    ("L40S", 362e12),
+    ("L40", 181e12),
+    ("L4", 121e12),
     ("T4", 65e12),
-    ("V100", 125e12),
+    ("V100S", 130e12),
+    ("V100-PCIE", 112e12),
+    ("V100", 125e12),  # SXM2
 )
+_NO_BF16 = ("T4", "V100S", "V100-PCIE", "V100")  # their figures are for fp16
+
+# GeForce cards: multiprocessors and boost clock in MHz of the desktop card. All three generations do 512 such FLOPs per
+# clock and multiprocessor (half of what they do with 16-bit sums): the appendices of the white papers of GA102 (RTX
+# 3080: 59.5 TFLOPS, 3090: 71), AD102 (RTX 4080: 97.5, 4090: 165.2) and RTX Blackwell (RTX 5080: 112.6, 5090: 209.5).
+GEFORCE: dict[str, tuple[int, int]] = {
+    "RTX 3060": (28, 1777),
+    "RTX 3060 Ti": (38, 1665),
+    "RTX 3070": (46, 1725),
+    "RTX 3070 Ti": (48, 1770),
+    "RTX 3080": (68, 1710),  # 10 GB; that of 12 GB has 70 and the same name
+    "RTX 3080 Ti": (80, 1665),
+    "RTX 3090": (82, 1695),
+    "RTX 3090 Ti": (84, 1860),
+    "RTX 4060": (24, 2460),
+    "RTX 4060 Ti": (34, 2535),
+    "RTX 4070": (46, 2475),
+    "RTX 4070 SUPER": (56, 2475),
+    "RTX 4070 Ti": (60, 2610),
+    "RTX 4070 Ti SUPER": (66, 2610),
+    "RTX 4080": (76, 2505),
+    "RTX 4080 SUPER": (80, 2550),
+    "RTX 4090": (128, 2520),
+    "RTX 5060": (30, 2497),
+    "RTX 5060 Ti": (36, 2572),
+    "RTX 5070": (48, 2512),
+    "RTX 5070 Ti": (70, 2452),
+    "RTX 5080": (84, 2617),
+    "RTX 5090": (170, 2407),
+}
 
 _measured: dict[tuple[str, str, int], float] = {}
 
@@ -32,19 +71,34 @@ _measured: dict[tuple[str, str, int], float] = {}
 def peak_flops(device: torch.device, precision: str) -> tuple[float | None, str]:
     """Peak FLOP/s of one device for MFU, and where the number comes from.
 
-    On a GPU in 16 bits: the data sheet's figure, if the GPU is known. Otherwise: the best matrix product measured
-    here with the number of threads in use (a tenth of a second, once per process).
+    On a GPU in 16 bits: the data sheet's figure, if the GPU is known. Otherwise (another GPU, float32, bf16 on a GPU
+    that has none, a CPU): the best matrix product measured here with the number of threads in use (a tenth of a second,
+    once per process).
     """
     low = "16" in precision
-    if device.type == "cuda" and low:
-        name = torch.cuda.get_device_name(device)
-        for key, peak in GPU_PEAKS:
-            if re.search(rf"{key}(?![0-9A-Za-z])", name):  # an L40 is no L4
-                return peak, f"data sheet ({key}, bf16 dense)"
+    if device.type == "cuda" and low and (known := sheet_peak(torch.cuda.get_device_name(device), precision)):
+        return known
     if device.type not in ("cpu", "cuda"):
         return None, f"no peak known for {device.type}"
-    dtype = torch.bfloat16 if low else torch.float32
+    half = torch.float16 if device.type == "cuda" and "bf16" not in precision else torch.bfloat16
+    dtype = half if low else torch.float32
     return _measure(device, dtype), f"measured matrix product ({str(dtype).removeprefix('torch.')})"
+
+
+def sheet_peak(name: str, precision: str) -> tuple[float, str] | None:
+    """Dense 16-bit peak in FLOP/s of the GPU that torch calls ``name``, and its source; None if it is not known.
+
+    A name must be that of the card itself: the RTX 4070 is neither the 4070 Ti nor the 4070 of laptops.
+    """
+    kind = "bf16" if "bf16" in precision else "fp16"
+    for key, (multiprocessors, clock) in GEFORCE.items():
+        if name.endswith(f"GeForce {key}"):
+            return multiprocessors * 512 * clock * 1e6, f"data sheet ({key}, {kind} dense, fp32 sums)"
+    for key, peak in GPU_PEAKS:
+        if re.search(rf"(?<![0-9A-Za-z]){key}(?![0-9A-Za-z])", name):  # an L40 is no L4
+            missing = kind == "bf16" and key in _NO_BF16
+            return None if missing else (peak, f"data sheet ({key}, {kind} dense)")
+    return None
 
 
 def _measure(device: torch.device, dtype: torch.dtype) -> float:

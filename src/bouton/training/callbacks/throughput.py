@@ -1,4 +1,11 @@
-"""Tokens per second, model FLOPs utilisation and peak memory."""
+"""Tokens per second, model FLOPs utilisation and peak memory.
+
+The utilisation (MFU, Chowdhery et al. 2022) is FLOPs per token of training times tokens per second over the peak of all
+devices together. Its FLOPs are those that the model states for a forward pass (``flops_per_token``: matrix products and
+attention, causal scores counted once, plus what the mechanisms add; no norms, no activations), times three for forward
+and backward; what checkpointing or a reversible stack computes again is not counted. Its peak is that of the device in
+use at the precision in use, see :func:`bouton.training.costs.peak_flops`.
+"""
 
 from __future__ import annotations
 
