@@ -1,10 +1,11 @@
-"""Compile the Triton kernels of fatigue attention for a Hopper GPU (sm_90) and print what they became.
+"""Compile the Triton kernels of the ops for a Hopper GPU (sm_90) and print what they became.
 
-    python benchmarks/gpu_offline.py [--targets] [--json benchmarks/results/fatigue_attention_sm90.json]
+    python benchmarks/gpu_offline.py [OP] [--targets] [--json benchmarks/results/OP_sm90.json]
 
 Needs triton, no GPU. Registers and spilled bytes are per thread, shared memory per block; the other columns are machine
-instructions per pair of query and key on the shortest way through a kernel's loop. Nothing here is a measurement of
-time.
+instructions on the shortest way through a kernel's loop, per element of its tile: a pair of query and key in
+``fatigue_attention``, a neuron at a token in ``lif``, a number in ``oscillate``. Nothing here is a measurement of time.
+A kernel that spills makes the exit code 1.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import json
 import sys
 from pathlib import Path
 
-from bouton.ops.fatigue_attention.triton_cost import OTHERS, TARGETS, costs, table
+from bouton.ops.triton_report import OPS, costs, table
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--targets", action="store_true", help="bfloat16, D=64 and 128, both rules, nothing else")
+    parser.add_argument("op", nargs="?", choices=OPS)
+    parser.add_argument("--targets", action="store_true", help="the variants that the targets name, nothing else")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     try:
@@ -28,9 +30,10 @@ def main() -> int:
     except ImportError as error:
         sys.exit(f"error: {error.name} is not installed")
     rows = []
-    for row in costs(TARGETS if options.targets else (*TARGETS, *OTHERS)):
-        rows.append(row)
-        print(f"{row['variant']}: {row['kernel']}", file=sys.stderr, flush=True)
+    for op in (options.op,) if options.op else OPS:
+        for row in costs(op, options.targets):
+            rows.append(row)
+            print(f"{op} {row['variant']}: {row['kernel']}", file=sys.stderr, flush=True)
     print(table(rows))
     if options.json:
         head = json.dumps({"target": "sm_90", "triton": triton.__version__, "torch": torch.__version__})

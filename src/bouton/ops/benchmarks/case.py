@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -43,6 +43,10 @@ class Work:
     flops: float = 0.0
     bytes: float = 0.0
 
+    def of(self, dtype: torch.dtype) -> Work:
+        """The same in another dtype."""
+        return replace(self, bytes=self.bytes * dtype.itemsize / torch.float32.itemsize)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -61,6 +65,7 @@ class Case:
         limits: name of an output, ``d`` + name of an input, or ``*`` -> largest relative error in float32.
         work: pass -> least work, or nothing where none can be stated.
         gate: cases of one op with the same word here share the result of the gate.
+        passes: those that are timed; with none, the case is checked alone.
     """
 
     op: str

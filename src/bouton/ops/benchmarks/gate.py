@@ -30,6 +30,8 @@ def limit(case: Case, name: str, dtype: torch.dtype) -> float:
 def errors(case: Case, run: Run, device: str, dtype: torch.dtype) -> dict[str, float]:
     """Relative error (Euclidean norm) of every output and of the gradient of every input; the worst of all problems.
 
+    An input of bools or integers has no gradient.
+
     Outputs are compared with and without recording of gradients: these may be different kernels.
     """
     worst: dict[str, float] = {}
@@ -51,27 +53,32 @@ def wrong(case: Case, found: dict[str, float], dtype: torch.dtype) -> dict[str, 
 
 def results(run: Run, outputs: tuple[str, ...], inputs: Inputs) -> dict[str, Tensor]:
     """Outputs, and as ``d<name>`` the gradients of a fixed random function of all of them in every input."""
-    leaves = {name: x.clone().requires_grad_() for name, x in inputs.items()}
+    leaves = {name: x.clone().requires_grad_(x.is_floating_point()) for name, x in inputs.items()}
     values = run(dict(leaves))
     bars = [torch.randn(x.shape, generator=generator(1 + i)) for i, x in enumerate(values)]
     total = sum(((x.double() * bar.to(x.device)).sum() for x, bar in zip(values, bars, strict=True)), torch.zeros(()))
     assert isinstance(total, Tensor)
-    grads = torch.autograd.grad(total, list(leaves.values()))
+    varied = {name: x for name, x in leaves.items() if x.requires_grad}
+    grads = torch.autograd.grad(total, list(varied.values()), materialize_grads=True)
     return {
         **{name: x.detach() for name, x in zip(outputs, values, strict=True)},
-        **{f"d{name}": grad for name, grad in zip(leaves, grads, strict=True)},
+        **{f"d{name}": grad for name, grad in zip(varied, grads, strict=True)},
     }
 
 
 @cache
 def _expected(exact: Run, outputs: tuple[str, ...], problem: MakeInputs, dtype: torch.dtype) -> dict[str, Tensor]:
-    return results(exact, outputs, {name: x.double() for name, x in problem(dtype).items()})
+    inputs = problem(dtype)
+    return results(exact, outputs, {n: x.double() if x.is_floating_point() else x for n, x in inputs.items()})
 
 
 def _relative(actual: Tensor, expected: Tensor) -> float:
     if actual.shape != expected.shape:
         return float("inf")
-    return float((actual.detach().cpu().double() - expected).norm() / expected.norm())
+    error, size = float((actual.detach().cpu().double() - expected).norm()), float(expected.norm())
+    if size == 0.0:  # a gradient that is nothing: no error is small beside it
+        return 0.0 if error == 0.0 else float("inf")
+    return error / size
 
 
 def _worse(a: float, b: float) -> float:

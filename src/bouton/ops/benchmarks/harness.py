@@ -145,6 +145,7 @@ class _Measurement:
         seconds = sample.median("wall")
         cpu = sample.median("cpu")
         work = self.case.work.get(step)
+        work = work and work.of(self.settings.dtype)
         return {
             "wall_ms": 1e3 * seconds,
             "cpu_ms": 1e3 * cpu if cpu == cpu else None,

@@ -48,10 +48,13 @@ def rows(result: Result) -> list[tuple[str, ...]]:
 
 
 def notes(result: Result) -> Iterable[str]:
-    """What was not timed, and why; the wrong ones first."""
+    """What was not timed, and why; the wrong ones first. Of a case that is checked alone, what is right as well."""
     for name, errors in result["wrong"].items():
         listed = ", ".join(what if error != error else f"{what} {error:.1e}" for what, error in errors.items())
         yield f"{name} is WRONG, not timed: relative error of {listed}"
+    for name, errors in result["errors"].items() if not result["passes"] else ():
+        if name not in result["wrong"]:
+            yield f"{name} is right: largest relative error {max(errors.values()):.0e}"
     for name, reason in result["skipped"].items():
         yield f"{name}: not run: {reason}"
 
@@ -60,11 +63,10 @@ def table(results: Iterable[Result]) -> str:
     """All results as aligned text."""
     lines = []
     for result in results:
-        lines.append(
-            f"{result['op']}  {result['case']}  {result['dtype']}  (ratios to {baseline(result) or 'nothing'})"
-        )
-        cells = [COLUMNS, *rows(result)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
+        head = f"{result['op']}  {result['case']}  {result['dtype']}"
+        lines.append(f"{head}  (ratios to {baseline(result) or 'nothing'})" if result["passes"] else head)
+        cells = [COLUMNS, *rows(result)] if result["passes"] else []
+        widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))] if cells else []
         lines += ["  " + "  ".join(f"{x:>{w}}" for x, w in zip(row, widths, strict=True)) for row in cells]
         lines += [f"  {note}" for note in notes(result)]
     return "\n".join(lines)

@@ -1,22 +1,22 @@
-"""What the Triton kernels of fatigue attention become on a Hopper GPU, without one: registers, spills, instructions.
+"""In which variants the Triton kernels of fatigue attention are compiled for a GPU that is not there.
 
-``benchmarks/gpu_offline.py`` prints the table.
+See :mod:`bouton.ops.triton_report`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 
 from bouton.ops.fatigue_attention import plain
 from bouton.ops.fatigue_attention import triton as backend
-from bouton.ops.triton_compile import Launch, compiled, launches
+from bouton.ops.triton_compile import launches
+from bouton.ops.triton_report import Launched
 
 # The size of the targets. It matters to a kernel only in what is divisible by 16.
 BATCH, HEADS, TOKENS, CACHED = 4, 16, 4096, 4096
-COLUMNS = ("all", "special", "FFMA", "FADD", "FMUL", "SHFL", "MMA", "LDS", "STS")
 
 
 class Variant(NamedTuple):
@@ -47,7 +47,7 @@ OTHERS = (
 )
 
 
-def launched(variant: Variant) -> Iterator[tuple[str, Launch]]:
+def launched(variant: Variant) -> Iterator[Launched]:
     """Every kernel that a training step and a decoding step of ``variant`` launch, and their plain peers, once each."""
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -78,29 +78,5 @@ def launched(variant: Variant) -> Iterator[tuple[str, Launch]]:
         name = launch.name + (" general" if launch.constants.get("GENERAL") else "")
         if name not in seen:
             seen.add(name)
-            yield name, launch
-
-
-def costs(variants: Sequence[Variant], capability: int = 90) -> Iterator[dict[str, Any]]:
-    """One row per kernel and variant; instructions "per element" are those of a tile that needs no mask."""
-    for variant in variants:
-        for name, launch in launched(variant):
-            code = compiled(launch, capability)
             rows, columns = launch.constants.get("BM"), launch.constants.get("BN")
-            row: dict[str, Any] = {"variant": str(variant), "kernel": name, **code.as_dict()}
-            if rows and columns:
-                row |= {"tile": [rows, columns], "per element": code.per_element(rows * columns)}
-            yield row
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as text, one line each."""
-    lines = [("variant", "kernel", "tile", "warps", "registers", "spilled", "shared", *COLUMNS)]
-    for row in rows:
-        each = row.get("per element")
-        counts = (row["threads"] // 32, row["registers"], row["spilled"], row["shared"])
-        shares = (f"{each.get(column, 0.0):.1f}" if each else "" for column in COLUMNS)
-        tile = "x".join(map(str, row.get("tile", ())))
-        lines.append((row["variant"], row["kernel"], tile, *map(str, counts), *shares))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(x.ljust(n) for x, n in zip(line, widths, strict=True)).rstrip() for line in lines)
+            yield Launched(name, launch, (rows, columns) if rows and columns else ())

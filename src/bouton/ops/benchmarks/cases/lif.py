@@ -3,6 +3,9 @@
 Two forms of every loop are always there: one that indexes the currents token by token, as the packages' tutorials do,
 and one that takes them apart once. The first makes autograd add up a whole gradient for every token, O(T^2), so a ratio
 to it alone would flatter any kernel by a factor of several.
+
+What is timed has the default reset and surrogate. The others are cases that are checked alone, each with a gain, a
+state and documents.
 """
 
 from __future__ import annotations
@@ -15,25 +18,39 @@ import torch
 from torch import Tensor
 
 from bouton.ops.benchmarks.case import BOTH, FORWARD, Case, Execution, Inputs, Run, Work, generator, of_backends
-from bouton.ops.lif import OP, lif_reference, lif_scan, rlif_scan
+from bouton.ops.lif import OP, SURROGATES, lif_reference, lif_scan, rlif_scan
 from bouton.ops.lif.reference import lif_step, spike
 
 Shape = tuple[int, int, int]  # B, T, H
 # Drive of the recurrent neurons -> about the share of the tokens at which they fire.
 DRIVES = {"4 %": 0.47, "10 %": 0.9}
+# A potential within rounding of the threshold may fall either way: none of the gate's problems has one.
+LIMITS = {"*": 5e-5, "spikes": 1e-6, "u": 2e-6}
 CHUNK = 16  # tokens that one compiled graph unrolls; all of 256 take minutes to compile
 KIND: dict[str, Any] = {
     "reset": "subtract", "reset_order": "after_decay", "surrogate": "atan", "alpha": 2.0, "detach_reset": True,
 }  # fmt: skip
+SUBTRACT, BEFORE = {"reset": "subtract"}, {"reset": "subtract", "reset_order": "before_decay"}
+KINDS: tuple[dict[str, Any], ...] = (
+    *({**kind, "detach_reset": detach} for kind in (SUBTRACT, BEFORE, {"reset": "zero"}) for detach in (True, False)),
+    {"reset": "none"},
+    *({"surrogate": name, "alpha": alpha, "detach_reset": False} for name, alpha in SURROGATES.items()),
+)
 
 
 def cases(device: str, shapes: str) -> list[Case]:
-    """Neurons by themselves, and with a recurrent map at two rates of firing."""
+    """Neurons by themselves, and with a recurrent map at two rates of firing.
+
+    On a GPU also more of them, and so few with a map that one launch goes through all tokens; and all kinds are checked.
+    """
     if shapes == "small":
-        return [_plain((2, 9, 6)), _recurrent((2, 9, 6), "10 %")]
+        return [_plain((2, 9, 6)), _recurrent((2, 9, 6), "10 %"), *(_check(KINDS[1], r) for r in (False, True))]
     found = [_plain((32, 256, 512)), *(_recurrent((32, 64, 512), rate) for rate in DRIVES)]
     sweep = [_plain((32, t, 512)) for t in (32, 64, 128, 256)]
-    return {"issue": found, "sweep": sweep, "all": found + sweep}[shapes]
+    checks = [_check(kind, recurrent) for recurrent in (False, True) for kind in KINDS]
+    more = [_plain((32, 1024, 2048)), *(_recurrent((batch, 64, 128), "10 %") for batch in (32, 512))]
+    issue = [*checks, *found, *more] if device == "cuda" else found
+    return {"issue": issue, "sweep": sweep, "all": [*checks, *found, *more, *sweep]}[shapes]
 
 
 def make_inputs(shape: Shape, drive: float, recurrent: bool, dtype: torch.dtype) -> Inputs:
@@ -50,18 +67,41 @@ def make_inputs(shape: Shape, drive: float, recurrent: bool, dtype: torch.dtype)
     return inputs
 
 
-def _execute(backend: str) -> Run:
+def make_all_inputs(shape: Shape, drive: float, recurrent: bool, dtype: torch.dtype) -> Inputs:
+    """Those, thresholds that differ, and a gain (H,), a state (B, H) each, and beginnings of documents (B, T)."""
+    g = generator(1)
+    batch, tokens, width = shape
+    return make_inputs(shape, drive, recurrent, dtype) | {
+        "theta": 0.8 + 0.4 * torch.rand(width, generator=g),
+        "gain": 0.7 + 0.6 * torch.rand(width, generator=g),
+        "u0": torch.randn(batch, width, generator=g),
+        "s0": (torch.rand(batch, width, generator=g) < 0.3).float(),
+        "starts": torch.rand(batch, tokens, generator=g) < 0.1,
+    }
+
+
+def _execute(kind: dict[str, Any], backend: str) -> Run:
     def run(x: Inputs) -> tuple[Tensor, ...]:
+        optional = {name: x.get(name) for name in ("gain", "u0", "s0", "starts")}
+        options: dict[str, Any] = {**optional, **kind, "backend": backend}
         if "w_rec" in x:
-            return rlif_scan(x["x"], x["w_rec"], x["beta"], x["theta"], backend=backend)
-        return lif_scan(x["x"], x["beta"], x["theta"], backend=backend)
+            return rlif_scan(x["x"], x["w_rec"], x["beta"], x["theta"], **options)
+        return lif_scan(x["x"], x["beta"], x["theta"], **options)
 
     return run
 
 
-def _exact(x: Inputs) -> tuple[Tensor, ...]:
-    zeros = x["x"].new_zeros(x["x"].shape[0], x["x"].shape[2])
-    return lif_reference(x["x"], x["beta"], x["theta"], None, x.get("w_rec"), zeros, zeros, None, **KIND)
+def _definition(kind: dict[str, Any]) -> Run:
+    def run(x: Inputs) -> tuple[Tensor, ...]:
+        zeros = x["x"].new_zeros(x["x"].shape[0], x["x"].shape[2])
+        gain, w_rec, starts = x.get("gain"), x.get("w_rec"), x.get("starts")
+        state = x.get("u0", zeros), x.get("s0", zeros)
+        return lif_reference(x["x"], x["beta"], x["theta"], gain, w_rec, *state, starts, **kind)
+
+    return run
+
+
+DEFINITION = _definition(KIND)
 
 
 def _columns(x: Tensor, apart: bool) -> Callable[[int], Tensor]:
@@ -153,35 +193,55 @@ def _compiled(device: str, dtype: torch.dtype) -> Run:
 def _case(name: str, shape: Shape, drive: float, recurrent: bool, peers: tuple[Execution, ...]) -> Case:
     b, t, h = shape
     numbers = 4.0 * b * t * h
-    inputs = partial(make_inputs, drive=drive, recurrent=recurrent)
-    work = {FORWARD: Work(bytes=2 * numbers), BOTH: Work(bytes=6 * numbers)}
+    # The least: x in, spikes out; and the gradient of those and x again in, the gradient of x out.
+    work = {FORWARD: Work(bytes=2 * numbers), BOTH: Work(bytes=5 * numbers)}
     if recurrent:
         product = 2.0 * b * t * h * h
-        work = {FORWARD: Work(flops=product, bytes=2 * numbers), BOTH: Work(flops=3 * product, bytes=6 * numbers)}
+        work = {FORWARD: Work(flops=product, bytes=2 * numbers), BOTH: Work(flops=3 * product, bytes=5 * numbers)}
     return Case(
         op=OP,
         name=name,
         dims={"B": b, "T": t, "H": h},
-        inputs=lambda dtype: inputs(shape, dtype=dtype),
+        inputs=partial(make_inputs, shape, drive, recurrent),
         trained=("x", "beta", *(("w_rec",) if recurrent else ())),
-        executions=(*of_backends(OP, _execute), *peers),
+        executions=(*of_backends(OP, partial(_execute, KIND)), *peers),
         outputs=("spikes", "u"),
-        exact=_exact,
-        problems=tuple(_problem(inputs, small) for small in ((2, 23, 20), (3, 40, 16))),
+        exact=DEFINITION,
+        problems=tuple(partial(make_inputs, small, drive, recurrent) for small in _small(recurrent)),
         out_like="x",
-        # A potential within rounding of the threshold may fall either way: none of these problems has one.
-        limits={"*": 2e-4},
+        limits=LIMITS,
         gate=name.split(" (")[0] + f" {drive}",
         work=work,
     )
 
 
-def _problem(inputs: Callable[..., Inputs], shape: Shape) -> Callable[[torch.dtype], Inputs]:
-    return partial(_made, inputs, shape)
+def _check(changed: dict[str, Any], recurrent: bool) -> Case:
+    """One kind of neuron, which is not timed."""
+    kind = {**KIND, **changed}
+    small = _small(recurrent)
+    words = [str(value) for name, value in kind.items() if name not in ("alpha", "detach_reset")]
+    name = " ".join(("recurrent" if recurrent else "plain", *words, *(() if kind["detach_reset"] else ("attached",))))
+    problems = tuple(partial(make_all_inputs, shape, 0.9, recurrent) for shape in small)
+    return Case(
+        op=OP,
+        name=name,
+        dims=dict(zip("BTH", small[0], strict=True)),
+        inputs=problems[0],
+        trained=("x",),
+        executions=of_backends(OP, partial(_execute, kind)),
+        outputs=("spikes", "u"),
+        exact=_definition(kind),
+        problems=problems,
+        out_like="x",
+        limits=LIMITS,
+        gate=name,
+        passes=(),
+    )
 
 
-def _made(inputs: Callable[..., Inputs], shape: Shape, dtype: torch.dtype) -> Inputs:
-    return inputs(shape, dtype=dtype)
+def _small(recurrent: bool) -> tuple[Shape, ...]:
+    """Shapes of the gate's problems; of many neurons with a map, every token is a launch by itself."""
+    return ((2, 23, 20), (3, 40, 16), *(((2, 7, 144),) if recurrent else ()))
 
 
 def _plain(shape: Shape) -> Case:
