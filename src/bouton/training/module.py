@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from bouton.errors import ConfigError
 from bouton.mechanisms.base import Mechanism
 from bouton.mechanisms.vitals import Vitals
-from bouton.training.metrics import IGNORED, TokenMetrics
+from bouton.training.metrics import IGNORED, LabelMetrics, TokenMetrics
 from bouton.training.optimizers import build_optimizer
 from bouton.training.random_state import get_random_state, set_random_state
 from bouton.training.schedules import build_schedule
@@ -66,6 +66,7 @@ class TrainingModule(lightning.LightningModule):
         max_steps: optimizer steps of the whole run.
         targets_per_batch: nominal number of targets of one micro-batch on one device (batch size x length).
         token_bytes: (vocab_size,) bytes of each token, for bits per byte.
+        label_names: of the labels that the targets are; () where the targets are tokens.
         extra_validation: names of the validation loaders after the first; their metrics carry the name in front.
     """
 
@@ -78,6 +79,7 @@ class TrainingModule(lightning.LightningModule):
         max_steps: int,
         targets_per_batch: int,
         token_bytes: Tensor,
+        label_names: Sequence[str] = (),
         extra_validation: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -85,7 +87,10 @@ class TrainingModule(lightning.LightningModule):
         self.optimizer_config = dict(optimizer)
         self.schedule = build_schedule(schedule, max_steps)
         self.targets_per_batch = targets_per_batch
-        self.validation_metrics = nn.ModuleDict({p: TokenMetrics(token_bytes) for p in ("main", *extra_validation)})
+        self.validation_metrics = nn.ModuleDict(
+            {p: LabelMetrics(label_names) if label_names else TokenMetrics(token_bytes)
+             for p in ("main", *extra_validation)}
+        )  # fmt: skip
         self.record: StepRecord | None = None  # of the last completed optimizer step
         self.vitals: dict[str, float] = {}  # of the last validation
         self.validation: dict[str, float] = {}  # metrics of the last validation
