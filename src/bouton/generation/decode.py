@@ -108,6 +108,8 @@ def stream(
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise ConfigError(f"{name} = {value!r} is not valid: it must be an integer >= {low}")
     chosen = Sampling() if sampling is None else sampling
+    if model.num_labels is not None:
+        raise ConfigError("this model says labels of tokens, not the next token: use bouton redact")
     if tokenizer.vocab_size > model.vocab_size:
         raise ConfigError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.vocab_size}: they do not belong "

@@ -81,6 +81,7 @@ class _Run:
         self.rank = int(os.environ["RANK"]) if self.elastic else 0
         self.world_size = int(os.environ["WORLD_SIZE"]) if self.elastic else 1
         self.settings: Config = config["trainer"]
+        self._labelled = False  # the targets are labels, no text
 
     def execute(self) -> float:
         check_trainer(self.settings)
@@ -230,6 +231,7 @@ class _Run:
         model = self.config["model"]
         if (asked := model.get("num_labels")) not in (None, len(labels)):
             raise ConfigError(f"model.num_labels = {asked} is not valid: these data have {len(labels) or 'no'} labels")
+        self._labelled = bool(labels)
         if labels:
             model["num_labels"] = len(labels)
         return labels
@@ -251,7 +253,7 @@ class _Run:
 
     def _sample(self, body: nn.Module, data: Any, step: int, loggers: list[Any]) -> str | None:
         """A short text from the trained body, written and logged; None for data without text, and for labels."""
-        if getattr(data.tokenizer, "kind", None) in (None, "integers") or getattr(data, "label_names", ()):
+        if getattr(data.tokenizer, "kind", None) in (None, "integers") or self._labelled:
             return None
         text = sample_text(body, data.tokenizer, SAMPLE_TOKENS, int(self.config["seed"]))
         if text is None:

@@ -13,8 +13,16 @@ from bouton.data.pii.bio import Document, label_names
 from bouton.data.pii.files import read_splits
 from bouton.data.pii.rows import LabelledRows
 from bouton.data.pii.synthetic import SPLITS, TYPES, generate
-from bouton.data.tokenizers import KINDS, SMALLEST_BPE, ByteTokenizer, Tokenizer, load_bpe, load_gpt2, load_tokenizer
-from bouton.data.tokenizers import train_bpe
+from bouton.data.tokenizers import (
+    KINDS,
+    SMALLEST_BPE,
+    ByteTokenizer,
+    Tokenizer,
+    load_bpe,
+    load_gpt2,
+    load_tokenizer,
+    train_bpe,
+)
 from bouton.errors import ConfigError, suggest
 
 Config = Mapping[str, Any]

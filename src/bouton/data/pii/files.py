@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import re
@@ -29,7 +28,7 @@ def read_splits(pattern: str, types: Mapping[str, str], held_out: float) -> dict
         DataError: there is no such file, one cannot be read, or a split is empty.
     """
     path = Path(pattern).expanduser()
-    found = sorted(path.iterdir()) if path.is_dir() else [Path(p) for p in sorted(glob.glob(str(path)))]
+    found = sorted(path.iterdir()) if path.is_dir() else sorted(path.parent.glob(path.name))
     files = [file for file in found if file.suffix in (".jsonl", ".tsv", ".conll", ".txt")]
     if not files:
         raise DataError(f"data.path={pattern}: there is no .jsonl, .tsv, .conll or .txt file")

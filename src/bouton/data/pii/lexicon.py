@@ -1,88 +1,122 @@
 """The words of the synthetic texts: names, places, companies, and the sentences that they stand in.
 
-``{slot}`` is filled by :mod:`bouton.data.pii.synthetic`; slots that are no entity (numbers, prices, times, products) are
-there to be told apart from those that are. The sentences of the three splits share no wording.
+``{slot}`` is filled by :mod:`bouton.data.pii.synthetic`; slots that are no entity (numbers, prices, times, products)
+are there to be told apart from those that are. The sentences of the three splits share no wording.
 """
 
-FIRST_NAMES = """
-Ada Adam Agnes Ahmed Aisha Alan Albert Alice Amara Amir Andrea Anna Anton Arjun Astrid Aurora Beatrix Ben Bianca Boris
-Brenda Bruno Camila Carla Carlos Cedric Chen Clara Colin Daniel Daphne David Deepa Denise Diego Dmitri Dora Edith Edwin
-Elena Elias Emma Erik Esther Eva Fatima Felix Fiona Frank Freya Gavin George Gita Grace Greta Hamid Hannah Harold Hassan
-Heidi Helen Henrik Hiro Hugo Ida Igor Ilse Ingrid Irene Isaac Ivan Jack Jamal James Jana Jasmine Jean Joan Johan Joseph
-Judith Julia Kai Karen Karim Keiko Kenji Kofi Lars Laura Leila Leo Lina Linda Lucia Luis Magnus Mai Malik Marco Maria
-Martha Matteo Maya Mei Miguel Mila Mohammed Monica Nadia Naomi Neil Nina Noah Nora Olga Oliver Omar Oscar Pablo Patricia
-Paul Pedro Petra Philip Priya Rachel Rafael Ravi Rosa Ruth Samir Sara Selma Simon Sofia Stefan Susan Sven Tariq Teresa
-Thomas Tomas Ulrich Ursula Valeria Victor Vikram Walter Wanda Wei William Yara Yusuf Zara Zoe
-""".split()
 
-LAST_NAMES = """
-Abbott Adeyemi Almeida Andersen Bauer Becker Bell Bianchi Bishop Brandt Brown Carter Castillo Chandra Cohen Costa Dahl
-Das Davis Delgado Diaz Dubois Eriksen Evans Farouk Fischer Foster Fuentes Garcia Gomez Gray Gupta Haddad Hansen Harris
-Hayashi Hoffmann Hughes Ibrahim Ito Ivanova Jackson Jansen Johnson Kamara Kapoor Keller Khan Kim King Kovacs Kowalski
-Lambert Larsen Lee Lewis Lindgren Lopez Marino Martin Mbeki Medina Mendes Meyer Miller Moreau Morris Nakamura Nguyen
-Nielsen Novak Okafor Olsen Ortega Osei Park Patel Pereira Petrov Popescu Quinn Rahman Ramos Reyes Ricci Rossi Russo Sato
-Schmidt Silva Singh Sokolov Suzuki Takahashi Tanaka Taylor Thomsen Torres Turner Usman Varga Vasquez Vogel Wagner Walker
-Wang Weber White Wilson Wong Wright Yamamoto Yilmaz Young Zhang Ziegler
-""".split()
-# A last name may also be made of two halves; those of a split are made of halves of that split.
-NAME_HEADS = (
-    "Ash Black Brad Bruns Cald Cran Dal Den Eld Fair Gold Hart Hazel Kings Lang Mar Nor Oak Pem Rad Shel Stan Thorn "
-    "Wal West Whit Win Wood Stein Rosen Lind Berg"
-).split()
-NAME_TAILS = (
-    "berg bridge brook by dale don field ford ham hurst land ley man mark mont shaw son ton well wick worth".split()
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+FIRST_NAMES = _words(
+    """
+    Ada Adam Agnes Ahmed Aisha Alan Albert Alice Amara Amir Andrea Anna Anton Arjun Astrid Aurora Beatrix Ben
+    Bianca Boris Brenda Bruno Camila Carla Carlos Cedric Chen Clara Colin Daniel Daphne David Deepa Denise Diego
+    Dmitri Dora Edith Edwin Elena Elias Emma Erik Esther Eva Fatima Felix Fiona Frank Freya Gavin George Gita
+    Grace Greta Hamid Hannah Harold Hassan Heidi Helen Henrik Hiro Hugo Ida Igor Ilse Ingrid Irene Isaac Ivan Jack
+    Jamal James Jana Jasmine Jean Joan Johan Joseph Judith Julia Kai Karen Karim Keiko Kenji Kofi Lars Laura Leila
+    Leo Lina Linda Lucia Luis Magnus Mai Malik Marco Maria Martha Matteo Maya Mei Miguel Mila Mohammed Monica
+    Nadia Naomi Neil Nina Noah Nora Olga Oliver Omar Oscar Pablo Patricia Paul Pedro Petra Philip Priya Rachel
+    Rafael Ravi Rosa Ruth Samir Sara Selma Simon Sofia Stefan Susan Sven Tariq Teresa Thomas Tomas Ulrich Ursula
+    Valeria Victor Vikram Walter Wanda Wei William Yara Yusuf Zara Zoe
+    """
 )
-
-STREET_NAMES = """
-Acacia Alder Bay Beacon Birch Bridge Canal Castle Cedar Chapel Cherry Church Clifton College Court Cypress Dover Eagle
-Elm Fairview Forest Franklin Garden Grant Green Grove Harbor Hickory High Hill Holly Ivy Jefferson Juniper Kingsway Lake
-Laurel Lincoln Linden Madison Magnolia Main Maple Market Meadow Mill Mulberry North Oak Orchard Palm Park Pine Poplar
-Prospect Queen Redwood River Rose School Spring Spruce Station Summit Sunset Sycamore Union Valley Victoria Walnut
-Washington Willow Windsor
-""".split()
-STREET_KINDS = "Street St Avenue Ave Road Rd Lane Ln Drive Dr Court Boulevard Blvd Way Place Terrace".split()
-
-CITIES = """
-Aberdeen Accra Adelaide Ankara Antwerp Athens Auckland Austin Baltimore Bangalore Barcelona Bergen Berlin Bogota Boston
-Bristol Brussels Budapest Cairo Calgary Cardiff Chicago Cologne Copenhagen Dakar Dallas Delhi Denver Detroit Dublin
-Durban Edinburgh Florence Geneva Genoa Glasgow Hamburg Hanoi Helsinki Houston Istanbul Jakarta Karachi Kyoto Lagos Leeds
-Lima Lisbon Liverpool London Lyon Madrid Manchester Manila Marseille Melbourne Memphis Miami Milan Montreal Moscow
-Mumbai Munich Nairobi Naples Nice Orlando Osaka Oslo Ottawa Oxford Palermo Paris Perth Phoenix Porto Prague Quito Rabat
-Riga Rome Rotterdam Salzburg Santiago Seattle Seoul Seville Sofia Stockholm Sydney Tampa Tokyo Toronto Toulouse Tunis
-Turin Utrecht Valencia Vancouver Venice Vienna Warsaw York Zagreb Zurich
-""".split()
-COUNTRIES = """
-Argentina Australia Austria Belgium Bolivia Brazil Bulgaria Canada Chile Colombia Croatia Cuba Denmark Ecuador Egypt
-Estonia Ethiopia Finland France Germany Ghana Greece Hungary Iceland India Indonesia Iran Ireland Italy Jamaica Japan
-Jordan Kenya Latvia Lebanon Malaysia Mexico Mongolia Morocco Nepal Nigeria Norway Pakistan Panama Peru Poland Portugal
-Romania Senegal Serbia Singapore Slovakia Spain Sweden Switzerland Thailand Tunisia Turkey Uganda Ukraine Uruguay Vietnam
-Wales Zambia
-""".split()
-STATES = "AL AZ CA CO FL GA IL IN KS MA MD ME MI MN MO NC NJ NM NV NY OH OR PA TN TX UT VA WA WI".split()
-
-COMPANY_NAMES = """
-Acorn Alpine Amber Apex Arbor Argo Astra Atlas Aurora Axiom Beacon Birchwood Bluestone Boreal Brightside Cascade Catalyst
-Centauri Cobalt Compass Copper Corvus Crestview Delta Dynamo Echo Eclipse Ember Evergreen Falcon Fjord Fulcrum Gemini
-Granite Halcyon Helix Horizon Hyperion Ironwood Jupiter Keystone Lantern Lumen Magellan Meridian Mosaic Nimbus Northstar
-Nova Oakridge Obsidian Omega Onyx Orbit Osprey Paragon Pegasus Pinnacle Polaris Quantum Quartz Radian Ridgeway Sable
-Saffron Sequoia Sierra Silverline Solstice Sterling Summit Tangent Terra Titan Trident Umbra Vanguard Vertex Vista Zenith
-Zephyr
-""".split()
-COMPANY_KINDS = (
-    "Inc Ltd LLC GmbH Corp Group Systems Logistics Bank Insurance Labs Partners Foods Energy Media Health Pharma Airlines "
-    "Motors Software"
-).split()
-
-WORDS = """
-account agenda apple archive balance basket battery bicycle blanket bottle bucket budget button cable camera candle
-carpet chapter charger coffee contract cookie course curtain delivery dinner document engine envelope exam flight folder
-garage garden guitar hammer helmet invoice jacket kettle kitchen ladder lamp laptop lesson letter license manual meeting
-mirror monitor notebook novel order oven package paper parcel pencil phone photo piano pillow plan printer project
-receipt recipe refund report ring router scarf schedule shirt shoe sofa speaker subscription suitcase summary table
-ticket toaster towel tractor umbrella update vacuum visit wallet warranty watch window
-""".split()
-PRODUCTS = (
-    "Model Edition Series Release Version Chapter Room Gate Flight Line Level Unit Bus Route Platform Page".split()
+LAST_NAMES = _words(
+    """
+    Abbott Adeyemi Almeida Andersen Bauer Becker Bell Bianchi Bishop Brandt Brown Carter Castillo Chandra Cohen
+    Costa Dahl Das Davis Delgado Diaz Dubois Eriksen Evans Farouk Fischer Foster Fuentes Garcia Gomez Gray Gupta
+    Haddad Hansen Harris Hayashi Hoffmann Hughes Ibrahim Ito Ivanova Jackson Jansen Johnson Kamara Kapoor Keller
+    Khan Kim King Kovacs Kowalski Lambert Larsen Lee Lewis Lindgren Lopez Marino Martin Mbeki Medina Mendes Meyer
+    Miller Moreau Morris Nakamura Nguyen Nielsen Novak Okafor Olsen Ortega Osei Park Patel Pereira Petrov Popescu
+    Quinn Rahman Ramos Reyes Ricci Rossi Russo Sato Schmidt Silva Singh Sokolov Suzuki Takahashi Tanaka Taylor
+    Thomsen Torres Turner Usman Varga Vasquez Vogel Wagner Walker Wang Weber White Wilson Wong Wright Yamamoto
+    Yilmaz Young Zhang Ziegler
+    """
+)
+# A last name may also be made of two halves; those of a split are made of halves of that split.
+NAME_HEADS = _words(
+    """
+    Ash Black Brad Bruns Cald Cran Dal Den Eld Fair Gold Hart Hazel Kings Lang Mar Nor Oak Pem Rad Shel Stan Thorn
+    Wal West Whit Win Wood Stein Rosen Lind Berg
+    """
+)
+NAME_TAILS = _words(
+    """
+    berg bridge brook by dale don field ford ham hurst land ley man mark mont shaw son ton well wick worth
+    """
+)
+STREET_NAMES = _words(
+    """
+    Acacia Alder Bay Beacon Birch Bridge Canal Castle Cedar Chapel Cherry Church Clifton College Court Cypress
+    Dover Eagle Elm Fairview Forest Franklin Garden Grant Green Grove Harbor Hickory High Hill Holly Ivy Jefferson
+    Juniper Kingsway Lake Laurel Lincoln Linden Madison Magnolia Main Maple Market Meadow Mill Mulberry North Oak
+    Orchard Palm Park Pine Poplar Prospect Queen Redwood River Rose School Spring Spruce Station Summit Sunset
+    Sycamore Union Valley Victoria Walnut Washington Willow Windsor
+    """
+)
+STREET_KINDS = _words(
+    """
+    Street St Avenue Ave Road Rd Lane Ln Drive Dr Court Boulevard Blvd Way Place Terrace
+    """
+)
+CITIES = _words(
+    """
+    Aberdeen Accra Adelaide Ankara Antwerp Athens Auckland Austin Baltimore Bangalore Barcelona Bergen Berlin
+    Bogota Boston Bristol Brussels Budapest Cairo Calgary Cardiff Chicago Cologne Copenhagen Dakar Dallas Delhi
+    Denver Detroit Dublin Durban Edinburgh Florence Geneva Genoa Glasgow Hamburg Hanoi Helsinki Houston Istanbul
+    Jakarta Karachi Kyoto Lagos Leeds Lima Lisbon Liverpool London Lyon Madrid Manchester Manila Marseille
+    Melbourne Memphis Miami Milan Montreal Moscow Mumbai Munich Nairobi Naples Nice Orlando Osaka Oslo Ottawa
+    Oxford Palermo Paris Perth Phoenix Porto Prague Quito Rabat Riga Rome Rotterdam Salzburg Santiago Seattle
+    Seoul Seville Sofia Stockholm Sydney Tampa Tokyo Toronto Toulouse Tunis Turin Utrecht Valencia Vancouver
+    Venice Vienna Warsaw York Zagreb Zurich
+    """
+)
+COUNTRIES = _words(
+    """
+    Argentina Australia Austria Belgium Bolivia Brazil Bulgaria Canada Chile Colombia Croatia Cuba Denmark Ecuador
+    Egypt Estonia Ethiopia Finland France Germany Ghana Greece Hungary Iceland India Indonesia Iran Ireland Italy
+    Jamaica Japan Jordan Kenya Latvia Lebanon Malaysia Mexico Mongolia Morocco Nepal Nigeria Norway Pakistan
+    Panama Peru Poland Portugal Romania Senegal Serbia Singapore Slovakia Spain Sweden Switzerland Thailand
+    Tunisia Turkey Uganda Ukraine Uruguay Vietnam Wales Zambia
+    """
+)
+STATES = _words(
+    """
+    AL AZ CA CO FL GA IL IN KS MA MD ME MI MN MO NC NJ NM NV NY OH OR PA TN TX UT VA WA WI
+    """
+)
+COMPANY_NAMES = _words(
+    """
+    Acorn Alpine Amber Apex Arbor Argo Astra Atlas Aurora Axiom Beacon Birchwood Bluestone Boreal Brightside
+    Cascade Catalyst Centauri Cobalt Compass Copper Corvus Crestview Delta Dynamo Echo Eclipse Ember Evergreen
+    Falcon Fjord Fulcrum Gemini Granite Halcyon Helix Horizon Hyperion Ironwood Jupiter Keystone Lantern Lumen
+    Magellan Meridian Mosaic Nimbus Northstar Nova Oakridge Obsidian Omega Onyx Orbit Osprey Paragon Pegasus
+    Pinnacle Polaris Quantum Quartz Radian Ridgeway Sable Saffron Sequoia Sierra Silverline Solstice Sterling
+    Summit Tangent Terra Titan Trident Umbra Vanguard Vertex Vista Zenith Zephyr
+    """
+)
+COMPANY_KINDS = _words(
+    """
+    Inc Ltd LLC GmbH Corp Group Systems Logistics Bank Insurance Labs Partners Foods Energy Media Health Pharma
+    Airlines Motors Software
+    """
+)
+WORDS = _words(
+    """
+    account agenda apple archive balance basket battery bicycle blanket bottle bucket budget button cable camera
+    candle carpet chapter charger coffee contract cookie course curtain delivery dinner document engine envelope
+    exam flight folder garage garden guitar hammer helmet invoice jacket kettle kitchen ladder lamp laptop lesson
+    letter license manual meeting mirror monitor notebook novel order oven package paper parcel pencil phone photo
+    piano pillow plan printer project receipt recipe refund report ring router scarf schedule shirt shoe sofa
+    speaker subscription suitcase summary table ticket toaster towel tractor umbrella update vacuum visit wallet
+    warranty watch window
+    """
+)
+PRODUCTS = _words(
+    """
+    Model Edition Series Release Version Chapter Room Gate Flight Line Level Unit Bus Route Platform Page
+    """
 )
 
 TRAIN_TEMPLATES = """

@@ -1,7 +1,7 @@
 """The baseline without learning: regular expressions, tried in this order; who comes first keeps the characters.
 
-What has a form (addresses of mail and web, numbers, dates) is found by its form, persons by a title or by two words that
-begin with capitals.
+What has a form (addresses of mail and web, numbers, dates) is found by its form, persons by a title or by two words
+that begin with capitals.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 The splits share neither a template nor a name: first and last names, streets, cities, countries and companies are
 dealt out to the splits (three fifths, one fifth, one fifth), and so are the halves of which other last names are made.
 What numbers look like (telephones, cards, dates) is the same in all.
+
+A few hundred words and names are soon known by heart, and every other word then looks like a name. So in the training
+split some words of the templates, and some names, are invented ones: lower case or capitals as the word had.
 """
 
 from __future__ import annotations
@@ -24,7 +27,14 @@ _TYPE_OF_SLOT = {
     "date": "DATE", "ssn": "ID", "passport": "ID", "employee": "ID", "card": "CARD", "org": "ORG", "url": "URL",
     "ip": "IP", "location": "LOCATION",
 }  # fmt: skip
-_MONTHS = "January February March April May June July August September October November December".split()
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
+_INVENTED_WORDS, _INVENTED_NAMES = 0.2, 0.4  # shares in the training split
+_ONSETS = "b bl br c ch cl d dr f fl g gr h j k l m n p pl pr qu r s sh sl st t th tr v w wh y z".split(" ")
+_VOWELS = "a ai au e ea ee i ie o oa oo ou u".split(" ")
+_CODAS = " b ck d ft g l ll lt m n nd ng nt p r rd rn rt s ss st t th x".split(" ")
 _TWO_SENTENCES = 0.35  # share of the texts
 _LOWER_CASE = 0.1
 
@@ -55,7 +65,7 @@ class Writer:
             text += " " if text else ""
             for part in re.split(r"({\w+})", template):
                 slot = part[1:-1] if part.startswith("{") else None
-                value = part if slot is None else str(getattr(self, f"_{slot}")(random))
+                value = self._prose(part, random) if slot is None else str(getattr(self, f"_{slot}")(random))
                 if slot in _TYPE_OF_SLOT:
                     spans.append(Span(len(text), len(text) + len(value), _TYPE_OF_SLOT[slot]))
                 text += value
@@ -65,7 +75,15 @@ class Writer:
         """The values that belong to this split."""
         return [value for value in values if split_of(value) == self.split]
 
-    def _pick(self, values: Sequence[str], random: Random) -> str:
+    def _prose(self, text: str, random: Random) -> str:
+        """The words of a template between its slots."""
+        if self.split != "train":
+            return text
+        return re.sub(r"[A-Za-z]+", lambda m: _like(m[0], random) if random.random() < _INVENTED_WORDS else m[0], text)
+
+    def _pick(self, values: Sequence[str], random: Random, invented: float = _INVENTED_NAMES) -> str:
+        if self.split == "train" and random.random() < invented:
+            return invent(random).capitalize()
         if id(values) not in self._dealt:  # the lists of the lexicon, which outlive this object
             self._dealt[id(values)] = self.deal(values)
         return random.choice(self._dealt[id(values)])
@@ -77,7 +95,7 @@ class Writer:
 
     def _last(self, random: Random) -> str:
         if random.random() < 0.4:
-            return self._pick(lexicon.NAME_HEADS, random) + self._pick(lexicon.NAME_TAILS, random)
+            return self._pick(lexicon.NAME_HEADS, random, 0.0) + self._pick(lexicon.NAME_TAILS, random, 0.0)
         return self._pick(lexicon.LAST_NAMES, random)
 
     def _person(self, random: Random) -> str:
@@ -108,18 +126,17 @@ class Writer:
         street = f"{self._pick(lexicon.STREET_NAMES, random)} {random.choice(lexicon.STREET_KINDS)}"
         city, state = self._pick(lexicon.CITIES, random), random.choice(lexicon.STATES)
         number, code = random.randrange(1, 9900), _digits(random, 5)
-        flat = f" Apt {random.randrange(1, 400)}" if random.random() < 0.25 else ""
+        house = f"{number} {street}" + (f" Apt {random.randrange(1, 400)}" if random.random() < 0.25 else "")
         return random.choice(
-            (f"{number} {street}{flat}, {city}", f"{number} {street}{flat}, {city}, {state} {code}", f"{number} {street}",
-             f"{number} {street}{flat}, {code} {city}")
+            (f"{house}, {city}", f"{house}, {city}, {state} {code}", f"{number} {street}", f"{house}, {code} {city}")
         )  # fmt: skip
 
     def _date(self, random: Random) -> str:
         day, month, year = random.randrange(1, 29), random.randrange(1, 13), random.randrange(1940, 2026)
         name = _MONTHS[month - 1]
         return random.choice(
-            (f"{day} {name} {year}", f"{name} {day}, {year}", f"{year}-{month:02}-{day:02}", f"{day:02}/{month:02}/{year}",
-             f"{day}.{month}.{year}", f"{name[:3]} {day} {year}")
+            (f"{day} {name} {year}", f"{name} {day}, {year}", f"{year}-{month:02}-{day:02}",
+             f"{day:02}/{month:02}/{year}", f"{day}.{month}.{year}", f"{name[:3]} {day} {year}")
         )  # fmt: skip
 
     def _ssn(self, random: Random) -> str:
@@ -179,6 +196,18 @@ def split_of(name: str) -> str:
     """The split to which a name belongs, whatever it names: by a hash of it."""
     place = hashlib.sha256(name.encode()).digest()[0] % 5
     return "train" if place < 3 else SPLITS[place - 2]
+
+
+def invent(random: Random) -> str:
+    """A word of one to three syllables that means nothing."""
+    syllables = random.choice((1, 1, 2, 2, 3))
+    return "".join(random.choice(_ONSETS) + random.choice(_VOWELS) + random.choice(_CODAS) for _ in range(syllables))
+
+
+def _like(word: str, random: Random) -> str:
+    """An invented word in the case of this one."""
+    new = invent(random)
+    return new if word.islower() else new.upper() if word.isupper() and len(word) > 1 else new.capitalize()
 
 
 def _digits(random: Random, count: int) -> str:
