@@ -1,7 +1,8 @@
 """Finding entities with a trained body, and writing a text with their types in their places.
 
-The body reads each token once: a sequence state is carried, so a spiking or gated recurrent body redacts a stream of any
-length with constant memory and work per token. Text is written as soon as its label is known, ``delay`` tokens later.
+The body reads each token once: a sequence state is carried, so a spiking or gated recurrent body redacts a stream of
+any length with constant memory and work per token. Text is written as soon as its label is known, ``delay`` tokens
+later.
 """
 
 from __future__ import annotations
@@ -90,8 +91,8 @@ class Tagger:
         limit = position_limit(self.body)
         if limit is not None and length > limit:
             raise ConfigError(
-                f"the text has {length - 1 - self.delay} tokens, too many for model.max_seq_len = {limit}: this body has "
-                f"learned positions, which end there; divide the text"
+                f"the text has {length - 1 - self.delay} tokens, too many for model.max_seq_len = {limit}: this body "
+                f"has learned positions, which end there; divide the text"
             )
 
 

@@ -118,6 +118,12 @@ PRODUCTS = _words(
     Model Edition Series Release Version Chapter Room Gate Flight Line Level Unit Bus Route Platform Page
     """
 )
+# Beginning, middle and end of a syllable of invented words.
+SYLLABLE = (
+    _words("b bl br c ch cl d dr f fl g gr h j k l m n p pl pr qu r s sh sl st t th tr v w wh y z"),
+    _words("a ai au e ea ee i ie o oa oo ou u"),
+    ("", *_words("b ck d ft g l ll lt m n nd ng nt p r rd rn rt s ss st t th x")),
+)
 
 TRAIN_TEMPLATES = """
 My name is {person} and I live at {address}.

@@ -32,9 +32,6 @@ _MONTHS = (
     "December",
 )  # fmt: skip
 _INVENTED_WORDS, _INVENTED_NAMES = 0.2, 0.4  # shares in the training split
-_ONSETS = "b bl br c ch cl d dr f fl g gr h j k l m n p pl pr qu r s sh sl st t th tr v w wh y z".split(" ")
-_VOWELS = "a ai au e ea ee i ie o oa oo ou u".split(" ")
-_CODAS = " b ck d ft g l ll lt m n nd ng nt p r rd rn rt s ss st t th x".split(" ")
 _TWO_SENTENCES = 0.35  # share of the texts
 _LOWER_CASE = 0.1
 
@@ -201,7 +198,7 @@ def split_of(name: str) -> str:
 def invent(random: Random) -> str:
     """A word of one to three syllables that means nothing."""
     syllables = random.choice((1, 1, 2, 2, 3))
-    return "".join(random.choice(_ONSETS) + random.choice(_VOWELS) + random.choice(_CODAS) for _ in range(syllables))
+    return "".join("".join(random.choice(part) for part in lexicon.SYLLABLE) for _ in range(syllables))
 
 
 def _like(word: str, random: Random) -> str:
