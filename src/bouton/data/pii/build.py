@@ -27,6 +27,12 @@ from bouton.errors import ConfigError, suggest
 
 Config = Mapping[str, Any]
 SAVED = "saved"
+# What other corpora call these types.
+_NAMES = {
+    "person": "PERSON", "PER": "PERSON", "EMAIL_ADDRESS": "EMAIL", "PHONE_NUMBER": "PHONE", "STREET_ADDRESS": "ADDRESS",
+    "DATE_TIME": "DATE", "US_SSN": "ID", "US_DRIVER_LICENSE": "ID", "CREDIT_CARD": "CARD", "ORGANIZATION": "ORG",
+    "DOMAIN_NAME": "URL", "IP_ADDRESS": "IP", "GPE": "LOCATION", "LOC": "LOCATION", "location": "LOCATION",
+}  # fmt: skip
 
 
 def build_pii(cfg: Config, seed: int) -> TokenDataModule:
@@ -81,11 +87,10 @@ def renamed(cfg: Config) -> dict[str, str]:
         ConfigError: ``data.rename`` names a type that is not in ``data.types``.
     """
     types = entity_types(cfg)
-    names = {str(theirs): str(ours) for theirs, ours in (cfg.get("rename") or {}).items()}
-    kept = {theirs: ours for theirs, ours in names.items() if ours in types}
-    if unknown := [ours for ours in names.values() if ours not in types and ours not in TYPES]:
+    further = {str(theirs): str(ours) for theirs, ours in (cfg.get("rename") or {}).items()}
+    if unknown := [ours for ours in further.values() if ours not in types]:
         raise ConfigError(f"data.rename: '{unknown[0]}' is not among data.types; {suggest(unknown[0], types)}")
-    return kept | {name: name for name in types}
+    return {theirs: ours for theirs, ours in _NAMES.items() if ours in types} | {name: name for name in types} | further
 
 
 def documents(cfg: Config) -> dict[str, list[Document]]:

@@ -5,7 +5,8 @@ dealt out to the splits (three fifths, one fifth, one fifth), and so are the hal
 What numbers look like (telephones, cards, dates) is the same in all.
 
 A few hundred words and names are soon known by heart, and every other word then looks like a name. So in the training
-split some words of the templates, and some names, are invented ones: lower case or capitals as the word had.
+split some words of the templates, and some names, are invented ones (lower case or capitals as the word had), and half
+of the sentences are no sentences: entities between words in any order, which can be told by their form alone.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _MONTHS = (
     "December",
 )  # fmt: skip
 _INVENTED_WORDS, _INVENTED_NAMES = 0.2, 0.4  # shares in the training split
+_DISORDERED = 0.5  # share of the sentences of the training split
 _TWO_SENTENCES = 0.35  # share of the texts
 _LOWER_CASE = 0.1
 
@@ -52,6 +54,8 @@ class Writer:
         """
         self.split = split
         self.templates = _TEMPLATES[split]
+        self._words = [word for template in self.templates for word in template.split() if "{" not in word]
+        self._invented_names = 0.0
         self._dealt: dict[int, list[str]] = {}
 
     def write(self, random: Random) -> Document:
@@ -59,6 +63,10 @@ class Writer:
         sentences = 2 if random.random() < _TWO_SENTENCES else 1
         text, spans = "", []
         for template in random.sample(self.templates, sentences):
+            self._invented_names = _INVENTED_NAMES if self.split == "train" else 0.0
+            if self.split == "train" and random.random() < _DISORDERED:
+                template = self._disorder(template, random)
+                self._invented_names = 0.0  # out of context nothing tells them from other words
             text += " " if text else ""
             for part in re.split(r"({\w+})", template):
                 slot = part[1:-1] if part.startswith("{") else None
@@ -72,14 +80,26 @@ class Writer:
         """The values that belong to this split."""
         return [value for value in values if split_of(value) == self.split]
 
+    def _disorder(self, template: str, random: Random) -> str:
+        """The entities of a template, and perhaps of another, in any order between words of all templates."""
+        slots = re.findall(r"{\w+}", template + (random.choice(self.templates) if random.random() < 0.3 else ""))
+        random.shuffle(slots)
+        parts = random.choices(self._words, k=random.randrange(4))
+        for slot in slots:
+            parts += [
+                slot + random.choice(("", "", "", ",", ".", ":", "?", "'s")),
+                *random.choices(self._words, k=random.randrange(4)),
+            ]
+        return " ".join(parts)
+
     def _prose(self, text: str, random: Random) -> str:
         """The words of a template between its slots."""
         if self.split != "train":
             return text
         return re.sub(r"[A-Za-z]+", lambda m: _like(m[0], random) if random.random() < _INVENTED_WORDS else m[0], text)
 
-    def _pick(self, values: Sequence[str], random: Random, invented: float = _INVENTED_NAMES) -> str:
-        if self.split == "train" and random.random() < invented:
+    def _pick(self, values: Sequence[str], random: Random) -> str:
+        if self._invented_names and random.random() < self._invented_names:
             return invent(random).capitalize()
         if id(values) not in self._dealt:  # the lists of the lexicon, which outlive this object
             self._dealt[id(values)] = self.deal(values)
@@ -92,7 +112,7 @@ class Writer:
 
     def _last(self, random: Random) -> str:
         if random.random() < 0.4:
-            return self._pick(lexicon.NAME_HEADS, random, 0.0) + self._pick(lexicon.NAME_TAILS, random, 0.0)
+            return random.choice(self.deal(lexicon.NAME_HEADS)) + random.choice(self.deal(lexicon.NAME_TAILS))
         return self._pick(lexicon.LAST_NAMES, random)
 
     def _person(self, random: Random) -> str:
