@@ -9,6 +9,7 @@ import torch
 
 from bouton.data.pii.bio import decode_labels, label_names
 from bouton.training.metrics import LabelMetrics, count_entities
+from bouton.training.module import summed_nll
 
 X, OUT, BP, IP, BD, ID = -100, 0, 1, 2, 3, 4
 
@@ -66,3 +67,12 @@ def test_precision_recall_and_f1_are_of_all_batches() -> None:
     assert values["loss"] == 1.0 and values["accuracy"] == 6 / 9 and math.isnan(values["bits_per_byte"])
     metrics.reset()
     assert math.isnan(metrics.compute()["f1"])
+
+
+def test_weights_of_labels_in_the_loss() -> None:
+    logits = torch.randn(1, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    targets = torch.tensor([[0, 3, X]])
+    p = logits.log_softmax(-1)
+    weights = torch.tensor([0.25, 1, 1, 1, 1], dtype=torch.float64)
+    torch.testing.assert_close(summed_nll(logits, targets, weights), -0.25 * p[0, 0, 0] - p[0, 1, 3])
+    torch.testing.assert_close(summed_nll(logits, targets), -p[0, 0, 0] - p[0, 1, 3])

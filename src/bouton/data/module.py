@@ -77,6 +77,7 @@ class TokenDataModule(LightningDataModule):
         val_tokens: int | None,
         seed: int,
         label_names: tuple[str, ...] = (),
+        label_weights: tuple[float, ...] | None = None,
     ) -> None:
         """
         Args:
@@ -84,6 +85,7 @@ class TokenDataModule(LightningDataModule):
             batch_size: rows of one device.
             val_tokens: use that many validation tokens at most, taken evenly from all; None for all.
             label_names: what the targets are numbers of, where they are no tokens; () where they are.
+            label_weights: of each label in the loss of training; None: all 1.
         """
         super().__init__()
         self.name = name
@@ -91,6 +93,7 @@ class TokenDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.seed = seed
         self.label_names = label_names
+        self.label_weights = label_weights
         self._val_tokens = val_tokens
         self._prepare = prepare
         self._prepared: Prepared | None = None

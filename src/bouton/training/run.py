@@ -121,6 +121,7 @@ class _Run:
             targets_per_batch=per_batch,
             token_bytes=torch.as_tensor(data.tokenizer.token_bytes),
             label_names=labels,
+            label_weights=getattr(data, "label_weights", None),
             extra_validation=getattr(data, "extra_validation", ()),
         )
         callbacks = build_callbacks(

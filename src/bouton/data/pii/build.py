@@ -58,6 +58,9 @@ def build_pii(cfg: Config, seed: int) -> TokenDataModule:
         share = cfg["held_out"]
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 0.5:
             raise ConfigError(f"data.held_out={share} must be a number > 0 and < 0.5, for validation and test each")
+    weight = cfg["outside_weight"]
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1:
+        raise ConfigError(f"data.outside_weight={weight} must be a number > 0 and <= 1")
     kind = cfg["tokenizer"]["kind"]
     if kind not in (*KINDS, SAVED):
         raise ConfigError(f"data.tokenizer.kind={kind} is unknown; {suggest(str(kind), KINDS)}")
@@ -69,6 +72,7 @@ def build_pii(cfg: Config, seed: int) -> TokenDataModule:
         functools.partial(_prepare, cfg, types), name="pii", seq_len=integer(cfg, "seq_len", 1),
         batch_size=integer(cfg, "batch_size", 1), val_tokens=integer(cfg, "val_tokens", 1, optional=True), seed=seed,
         label_names=label_names(types),
+        label_weights=None if weight == 1 else (float(weight), *[1.0] * (2 * len(types))),
     )  # fmt: skip
 
 
