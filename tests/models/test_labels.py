@@ -2,7 +2,11 @@
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
+import bouton
+from bouton.config import conf_dir
+from bouton.evidence.grid.arms import expand
 from bouton.models.build import build
 from bouton.models.labels import TRACE_DECAY, SpikeLabels
 from bouton.testing.arms import leaves, sample_starts, sample_tokens
@@ -67,3 +71,14 @@ def test_the_data_say_how_many_labels_there_are():
     config = {"model": model, "mechanism": {}, "data": {"name": "pii", "types": ["P", "D"]}}
     assert build(config).num_labels == 5
     assert build({**config, "data": {"name": "text"}}).num_labels is None
+
+
+def test_the_bodies_of_the_study_are_of_equal_size():
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        found = compose("train", ["experiment=real_sam/pii_study"], return_hydra_config=True).hydra
+    arms = [planned.words for planned in expand(found.sweeper.arms, lambda names: None)[0]]
+    sizes = []
+    for words in arms:
+        cfg = bouton.compose("experiment=real_sam/pii_study", "model.vocab_size=1024", *words)
+        sizes.append(build(cfg, device="meta").num_parameters())
+    assert len(sizes) == 4 and max(sizes) < 1.006 * min(sizes)
