@@ -58,7 +58,7 @@ def build_pii(cfg: Config, seed: int) -> TokenDataModule:
         share = cfg["held_out"]
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 0.5:
             raise ConfigError(f"data.held_out={share} must be a number > 0 and < 0.5, for validation and test each")
-    weight = cfg["outside_weight"]
+    weight = cfg.get("outside_weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1:
         raise ConfigError(f"data.outside_weight={weight} must be a number > 0 and <= 1")
     kind = cfg["tokenizer"]["kind"]

@@ -16,6 +16,7 @@ from bouton.data.pii import rules
 from bouton.data.pii.bio import Document, Span
 from bouton.data.pii.build import renamed
 from bouton.data.pii.files import read_documents
+from bouton.data.pii.synthetic import generate
 from bouton.errors import EvaluationError
 from bouton.evaluation.base import Result, Row, Task
 from bouton.evaluation.intervals import ratio
@@ -79,6 +80,10 @@ def _documents(subject: Subject, options: NEROptions) -> tuple[Sequence[Document
         names = renamed({**data, "types": [str(t) for t in data["types"]], "rename": dict(data["rename"] or {})})
         path = Path(options.path).expanduser()
         return read_documents(path, names), path.name
+    config = subject.run.config.data
+    if config.path is None:  # without the many texts of training
+        texts = generate(options.split, int(config[f"{options.split}_texts"]), int(config.text_seed))
+        return texts, f"the {options.split} split"
     rows = subject.data.prepared.rows[options.split]
     return rows.documents, f"the {options.split} split"  # type: ignore[attr-defined]
 
