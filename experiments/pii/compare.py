@@ -89,17 +89,17 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     """The comparison in Markdown: F1 (mean and standard deviation over seeds), and costs."""
     sets = list(records[0]["scores"])
     lines = [
-        "| | parameters | forward MFLOPs per token | s per step | " + " | ".join(f"F1 {s}" for s in sets) + " |",
-        "|---" * (4 + len(sets)) + "|",
+        "| | parameters | forward MFLOPs per token | " + " | ".join(f"F1 {s}" for s in sets) + " |",
+        "|---" * (3 + len(sets)) + "|",
     ]
     for name, runs in arms(records).items():
         f1 = [spread(run["scores"][s]["f1"] for run in runs) for s in sets]
-        seconds = statistics.mean(run["seconds_per_step"] for run in runs)
         first = runs[0]
-        costs = [f"{first['parameters']:,}", f"{first['forward_mflops_per_token']:.2f}", f"{seconds:.3f}"]
-        lines.append(f"| {name}, {len(runs)} seeds | " + " | ".join([*costs, *f1]) + " |")
+        costs = [f"{first['parameters']:,}", f"{first['forward_mflops_per_token']:.2f}"]
+        seeds = f"{len(runs)} seed" + "s" * (len(runs) > 1)
+        lines.append(f"| {name}, {seeds} | " + " | ".join([*costs, *f1]) + " |")
     rules = [f"{records[0]['scores'][s]['rules_f1']:.3f}" for s in sets]
-    lines.append("| regular expressions | 0 | | | " + " | ".join(rules) + " |")
+    lines.append("| regular expressions | 0 | | " + " | ".join(rules) + " |")
     lines += ["", "| type, synthetic texts | entities | " + " | ".join(arms(records)) + " | regular expressions |"]
     lines.append("|---" * (3 + len(arms(records))) + "|")
     for index, row in enumerate(records[0]["scores"][SYNTHETIC]["types"]):
