@@ -22,6 +22,7 @@ COMMANDS = {
     "train": Command("bouton.cli.train:main", "train a model; the same as python train.py"),
     "generate": Command("bouton.apps.generate:main", "continue a prompt with a trained run"),
     "chat": Command("bouton.apps.chat:main", "talk with a trained run; it keeps its state between the turns"),
+    "redact": Command("bouton.apps.redact:main", "find names, numbers and addresses in a text and hide them"),
     "eval": Command("bouton.apps.evaluate:main", "measure a trained run: calibration, recall, cloze, speed, and more"),
     "export": Command("bouton.apps.export:main", "write a trained run in Hugging Face's format"),
     "report": Command("bouton.apps.report:main", "what a sweep found: statistics, prices, figures"),

@@ -30,7 +30,7 @@ from bouton.errors import ConfigError, suggest
 
 HUB_NAMES = ("fineweb_edu", "openwebtext", "shakespeare", "tinystories")
 CHAT_NAMES = ("alpaca", "chat", "dolly", "oasst", "smoltalk")
-NAMES = (*HUB_NAMES, *CHAT_NAMES, "curriculum", "mqar", "stdlib", "text")
+NAMES = (*HUB_NAMES, *CHAT_NAMES, "curriculum", "mqar", "pii", "stdlib", "text")
 SAVED = "saved"  # data.tokenizer.kind: the tokenizer of a run, at data.tokenizer.path
 
 Config = Mapping[str, Any]
@@ -53,6 +53,10 @@ def build_datamodule(cfg: Config, seed: int = 0) -> TokenDataModule:
         from bouton.data.build_curriculum import build_curriculum
 
         return build_curriculum(cfg, seed)
+    if name == "pii":
+        from bouton.data.pii.build import build_pii
+
+        return build_pii(cfg, seed)
     seq_len, batch_size = integer(cfg, "seq_len", 1), integer(cfg, "batch_size", 1)
     val_tokens = integer(cfg, "val_tokens", 1, optional=True)
     if name == "mqar":

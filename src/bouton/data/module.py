@@ -77,18 +77,24 @@ class TokenDataModule(LightningDataModule):
         batch_size: int,
         val_tokens: int | None,
         seed: int,
+        label_names: tuple[str, ...] = (),
+        label_weights: tuple[float, ...] | None = None,
     ) -> None:
         """
         Args:
             prepare: makes or finds the data; safe to call in several processes at once.
             batch_size: rows of one device.
             val_tokens: use that many validation tokens at most, taken evenly from all; None for all.
+            label_names: what the targets are numbers of, where they are no tokens; () where they are.
+            label_weights: of each label in the loss of training; None: all 1.
         """
         super().__init__()
         self.name = name
         self.seq_len = seq_len
         self.batch_size = batch_size
         self.seed = seed
+        self.label_names = label_names
+        self.label_weights = label_weights
         self._val_tokens = val_tokens
         self._prepare = prepare
         self._prepared: Prepared | None = None
@@ -198,7 +204,9 @@ class TokenDataModule(LightningDataModule):
         return np.arange(count, dtype=np.int64) * total // count
 
     def evaluation_bytes(self, split: str = "val") -> int:
-        """UTF-8 bytes of all targets of an evaluation, over all ranks; 0 for tasks without text."""
+        """UTF-8 bytes of all targets of an evaluation, over all ranks; 0 for tasks without text and for labels."""
+        if self.label_names:
+            return 0
         rows, fixed = self.rows(split), self.fixed_rows(split)
         total = 0
         for begin in range(0, len(fixed), 256):

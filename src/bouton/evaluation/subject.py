@@ -82,11 +82,13 @@ class Subject:
 
     @property
     def is_text(self) -> bool:
-        """Whether the run was trained on text (and not on the integers of a synthetic task)."""
-        return self.tokenizer.kind != "integers"
+        """Whether the run has learned to continue text (and not the integers of a synthetic task, nor labels)."""
+        return self.tokenizer.kind != "integers" and self.model.num_labels is None
 
     def require_text(self, task: str) -> None:
-        """Raise EvaluationError unless the run was trained on text."""
+        """Raise EvaluationError unless the run has learned to continue text."""
+        if self.model.num_labels is not None:
+            raise EvaluationError(f"task {task} needs a run that continues text, this one labels tokens")
         if not self.is_text:
             raise EvaluationError(
                 f"task {task} needs a run that was trained on text, this one has data={self.run.config.data.name}"

@@ -40,6 +40,7 @@ _KNOWN: dict[str, tuple[str, str, bool, float]] = {
     "val_bits_per_byte": ("held-out bits per byte", "bits per byte", True, 0.005),
     "val_perplexity": ("held-out perplexity", "perplexity", True, 0.1),
     "val_accuracy": ("held-out accuracy", "share of tokens", False, 0.01),
+    "val_f1": ("held-out F1 of entities", "F1", False, 0.01),
     "train_loss": ("training loss of the last step", "nats per token", True, 0.01),
 }
 DEFAULT = "final_val_loss"

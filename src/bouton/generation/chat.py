@@ -19,7 +19,7 @@ from bouton.data.chat import ChatTemplate, Message
 from bouton.data.tokenizers import StreamDecoder, Tokenizer
 from bouton.errors import CheckpointError, ConfigError, DataError
 from bouton.files import write_bytes
-from bouton.generation.decode import PREFILL_ELEMENTS, evaluating, position_limit
+from bouton.generation.decode import PREFILL_ELEMENTS, check_language_model, evaluating, position_limit
 from bouton.generation.sampling import Sampling, row_generator, sample
 from bouton.models.body import Body
 from bouton.models.sockets import State
@@ -61,6 +61,7 @@ class Chat:
         """
         if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens = {max_new_tokens!r} is not valid: it must be an integer >= 1")
+        check_language_model(model)
         self.template = ChatTemplate(tokenizer)
         self.limit = position_limit(model)
         self._model, self._tokenizer = model, tokenizer

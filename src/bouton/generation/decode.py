@@ -108,6 +108,7 @@ def stream(
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise ConfigError(f"{name} = {value!r} is not valid: it must be an integer >= {low}")
     chosen = Sampling() if sampling is None else sampling
+    check_language_model(model)
     if tokenizer.vocab_size > model.vocab_size:
         raise ConfigError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.vocab_size}: they do not belong "
@@ -121,6 +122,12 @@ def stream(
                 f"the prompt has {len(row.prompt)} tokens, more than model.max_seq_len = {limit}: shorten it"
             )
     return _stream(model, tokenizer, rows, chosen, max_new_tokens, batch_size, limit)
+
+
+def check_language_model(model: Body) -> None:
+    """Raise ConfigError if the body labels tokens instead of predicting the next one."""
+    if model.num_labels is not None:
+        raise ConfigError("this model labels tokens and cannot continue a text: use bouton redact")
 
 
 def position_limit(model: Body) -> int | None:

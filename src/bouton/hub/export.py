@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from transformers import GenerationConfig
 from transformers.utils import logging
 
-from bouton.errors import CheckpointError, DataError
+from bouton.errors import CheckpointError, ConfigError, DataError
 from bouton.files import write_text
 from bouton.hub.modeling import BoutonConfig, BoutonForCausalLM
 from bouton.hub.tokenizer import fast_tokenizer
@@ -38,6 +38,8 @@ def save_pretrained(run: Run | str | Path, folder: str | Path) -> Path:
         DataError: the folder holds something else, or cannot be written.
     """
     run = load(run, device="cpu") if isinstance(run, str | Path) else run
+    if run.model.num_labels is not None:
+        raise ConfigError(f"run = {run.folder} labels tokens: only language models can be exported")
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"to = {folder} is not empty: choose a new folder")

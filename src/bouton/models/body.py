@@ -27,6 +27,7 @@ class Body(nn.Module):
     num_layers: int
     max_seq_len: int
     provides: tuple[str, ...] = ()  # mechanisms that it has built in, for those that refine them
+    num_labels: int | None = None  # of a token, which the outputs are of then; None: they are of the next token
     reports_vitals = False  # it has vitals of its own, whatever is plugged in
 
     def __init__(self) -> None:
@@ -42,7 +43,7 @@ class Body(nn.Module):
         samples: Tensor | None = None,
         vitals: Vitals | None = None,
     ) -> tuple[Tensor, State]:
-        """tokens (B, T) int64 -> logits (B, T, vocab) and the state after the last token.
+        """tokens (B, T) int64 -> logits (B, T, vocab or num_labels) and the state after the last token.
 
         Args:
             state: what an earlier call returned, to go on from there; None: a fresh sequence. Any split of a sequence

@@ -44,6 +44,8 @@ def build(cfg: DictConfig | Mapping[str, Any], *, device: str = "cpu") -> Body:
         raise ConfigError(f"model.body = {name!r} is unknown: {suggest(str(name), BODIES)}")
     if model.get("vocab_size") is None:
         model["vocab_size"] = vocab_size(plain.get("data") or {})
+    if model.get("num_labels") is None and (types := (plain.get("data") or {}).get("types")) is not None:
+        model["num_labels"] = 2 * len(types) + 1  # begins, goes on, for each; and outside
     kernels = dict(plain.get("kernels") or {})
     registry.mechanisms()  # mechanisms of other packages bring their ops, which `kernels.<op>` may name
     backends.register_all()

@@ -19,6 +19,7 @@ from bouton.mechanisms.vitals import Vitals
 from bouton.models.body import Body
 from bouton.models.context import Context
 from bouton.models.initialize import AsDrawn, Draw
+from bouton.models.labels import NUM_LABELS_DOC, label_head
 from bouton.models.layers import Embedding, RMSNorm
 from bouton.models.sequences import check_tokens, positions_of, vectors_of
 from bouton.models.sockets import ExclusiveSocket, ListSocket, State
@@ -29,6 +30,7 @@ class GRUConfig(Params):
     """Sizes of :class:`GRU`. ``model.<field>`` in the configuration."""
 
     vocab_size: int = integer(257, "number of tokens in the vocabulary", low=1)
+    num_labels: int | None = integer(None, NUM_LABELS_DOC, low=2)
     num_layers: int = integer(2, "number of blocks", low=1)
     hidden_size: int = integer(512, "width of the stream and of the state of a block", low=1)
     max_seq_len: int = integer(
@@ -94,6 +96,7 @@ class GRU(Body):
     def __init__(self, config: GRUConfig) -> None:
         super().__init__()
         self.config = config
+        self.num_labels = config.num_labels
         self.vocab_size, self.hidden_size = config.vocab_size, config.hidden_size
         self.num_layers, self.max_seq_len = config.num_layers, config.max_seq_len
         self.initializer = ExclusiveSocket("initializer", -1, AsDrawn())
@@ -101,6 +104,7 @@ class GRU(Body):
         self.signals = ListSocket("signals", -1, vocab_size=config.vocab_size, hidden_size=config.hidden_size)
         self.layers = nn.ModuleList(GRUBlock(config.hidden_size) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size)
+        self.head = None if config.num_labels is None else label_head(config.hidden_size, config.num_labels)
 
     def forward(
         self,
@@ -113,7 +117,7 @@ class GRU(Body):
     ) -> tuple[Tensor, State]:
         h, after = self.trunk(tokens, state, starts=starts, samples=samples, vitals=vitals)
         self.report_vitals(vitals)
-        return F.linear(h, self.embedding.weight), after
+        return F.linear(h, self.embedding.weight) if self.head is None else self.head(h), after
 
     def trunk(
         self,
@@ -139,4 +143,5 @@ class GRU(Body):
         return self.norm(h), after
 
     def flops_per_token(self, seq_len: int | None = None) -> float:
-        return super().flops_per_token(seq_len) + 2.0 * self.hidden_size * self.vocab_size
+        flops = super().flops_per_token(seq_len)
+        return flops + (2.0 * self.hidden_size * self.vocab_size if self.head is None else 0.0)

@@ -22,6 +22,7 @@ from bouton.mechanisms.vitals import Vitals
 from bouton.models.body import Body
 from bouton.models.context import Context
 from bouton.models.initialize import AsDrawn, Draw
+from bouton.models.labels import NUM_LABELS_DOC, SpikeLabels
 from bouton.models.layers import Embedding, LayerNorm, Linear
 from bouton.models.neurons import LIFLayer, report_activity
 from bouton.models.sequences import check_tokens, positions_of, vectors_of
@@ -36,6 +37,7 @@ class SpikingConfig(Params):
     """Sizes and options of :class:`Spiking`. ``model.<field>`` in the configuration."""
 
     vocab_size: int = integer(257, "number of tokens in the vocabulary", low=1)
+    num_labels: int | None = integer(None, NUM_LABELS_DOC, low=2)
     num_layers: int = integer(6, "number of blocks", low=1)
     hidden_size: int = integer(512, "neurons of a block", low=1)
     code_size: int = integer(256, "bits of a token's binary code", low=1)
@@ -99,6 +101,7 @@ class Spiking(Body):
     def __init__(self, config: SpikingConfig) -> None:
         super().__init__()
         self.config = config
+        self.num_labels = config.num_labels
         self.vocab_size, self.hidden_size = config.vocab_size, config.hidden_size
         self.num_layers, self.max_seq_len = config.num_layers, config.max_seq_len
         self.initializer = ExclusiveSocket("initializer", -1, AsDrawn())
@@ -112,9 +115,14 @@ class Spiking(Body):
         sizes = [config.hidden_size if residual else config.code_size] + [config.hidden_size] * (config.num_layers - 1)
         self.layers = nn.ModuleList(SpikingBlock(config, layer, size) for layer, size in enumerate(sizes))
         std = (3 * config.hidden_size) ** -0.5
+        # Labels are read from the stream and the last spikes.
+        self.labels = None if config.num_labels is None else SpikeLabels(config.hidden_size, config.num_labels)
         # With a residual stream the readout goes through the code table; without, from the last spikes to the logits.
-        self.readout = Linear(config.hidden_size, config.code_size, bias=True, std=std) if residual else None
-        self.head = None if residual else Linear(config.hidden_size, config.vocab_size, bias=True, std=std)
+        text = config.num_labels is None
+        through = text and residual
+        self.readout = Linear(config.hidden_size, config.code_size, bias=True, std=std) if through else None
+        direct = text and not residual
+        self.head = Linear(config.hidden_size, config.vocab_size, bias=True, std=std) if direct else None
 
     def forward(
         self,
@@ -125,8 +133,11 @@ class Spiking(Body):
         samples: Tensor | None = None,
         vitals: Vitals | None = None,
     ) -> tuple[Tensor, State]:
-        h, _, after = self.trunk(tokens, state, starts=starts, samples=samples, vitals=vitals)
-        if self.readout is None:
+        h, spikes, after = self.trunk(tokens, state, starts=starts, samples=samples, vitals=vitals)
+        if self.labels is not None:
+            ctx = Context(positions_of(tokens, None if state is None else state["position"], starts), starts)
+            logits, after["labels"] = self.labels(h, spikes, ctx, None if state is None else state["labels"])
+        elif self.readout is None:
             assert self.head is not None
             logits = self.head(h)
         else:

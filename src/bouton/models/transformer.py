@@ -20,6 +20,7 @@ from bouton.models.attention import Attention
 from bouton.models.body import Body
 from bouton.models.context import Context
 from bouton.models.initialize import AsDrawn
+from bouton.models.labels import NUM_LABELS_DOC, label_head
 from bouton.models.layers import ACTIVATIONS, Embedding, Linear, make_norm
 from bouton.models.mixers import MLP
 from bouton.models.sequences import check_tokens, vectors_of
@@ -31,6 +32,7 @@ class TransformerConfig(Params):
     """Sizes and options of :class:`Transformer`. ``model.<field>`` in the configuration."""
 
     vocab_size: int = integer(257, "number of tokens in the vocabulary", low=1)
+    num_labels: int | None = integer(None, NUM_LABELS_DOC, low=2)
     num_layers: int = integer(6, "number of blocks", low=1)
     hidden_size: int = integer(256, "width of the residual stream", low=1)
     num_heads: int = integer(4, "number of query heads", low=1)
@@ -148,6 +150,7 @@ class Transformer(Body):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.num_labels = config.num_labels
         self.vocab_size, self.hidden_size = config.vocab_size, config.hidden_size
         self.num_layers, self.max_seq_len = config.num_layers, config.max_seq_len
         self.initializer = ExclusiveSocket("initializer", -1, AsDrawn())  # before what it fills
@@ -160,8 +163,11 @@ class Transformer(Body):
         self.stack = ExclusiveSocket("stack", -1, Stack(), config=config)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = make_norm(config.norm, config.hidden_size, config.bias)
-        tied = config.tied_embeddings
-        self.head = None if tied else Linear(config.hidden_size, config.vocab_size, bias=False, std=std)
+        self.head: Linear | None = None  # the embedding table is the head
+        if config.num_labels is not None:
+            self.head = label_head(config.hidden_size, config.num_labels)
+        elif not config.tied_embeddings:
+            self.head = Linear(config.hidden_size, config.vocab_size, bias=False, std=std)
 
     def forward(
         self,

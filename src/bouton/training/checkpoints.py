@@ -100,10 +100,11 @@ def check_compatible(checkpoint: Mapping[str, Any], config: Mapping[str, Any], f
 def same_run(saved: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     """Whether two resolved configurations describe the same run, up to its length and its folder."""
     old, new = ({k: v for k, v in flatten(c).items() if k not in FREE} for c in (saved, config))
-    if new.get("model.vocab_size") is None or old.get("model.vocab_size") is None:
-        # A run folder holds the size that the data turned out to have; a fresh configuration leaves it open.
-        old.pop("model.vocab_size", None)
-        new.pop("model.vocab_size", None)
+    for size in ("model.vocab_size", "model.num_labels"):
+        if new.get(size) is None or old.get(size) is None:
+            # A run folder holds the size that the data turned out to have; a fresh configuration leaves it open.
+            old.pop(size, None)
+            new.pop(size, None)
     return old.keys() == new.keys() and all(_equal(old[k], new[k]) for k in old)
 
 

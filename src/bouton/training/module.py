@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from bouton.errors import ConfigError
 from bouton.mechanisms.base import Mechanism
 from bouton.mechanisms.vitals import Vitals
-from bouton.training.metrics import IGNORED, TokenMetrics
+from bouton.training.metrics import IGNORED, LabelMetrics, TokenMetrics
 from bouton.training.optimizers import build_optimizer
 from bouton.training.random_state import get_random_state, set_random_state
 from bouton.training.schedules import build_schedule
@@ -66,6 +66,8 @@ class TrainingModule(lightning.LightningModule):
         max_steps: optimizer steps of the whole run.
         targets_per_batch: nominal number of targets of one micro-batch on one device (batch size x length).
         token_bytes: (vocab_size,) bytes of each token, for bits per byte.
+        label_names: of the labels that the targets are; () where the targets are tokens.
+        label_weights: of each label in the loss of training (validation weighs all alike); None: all 1.
         extra_validation: names of the validation loaders after the first; their metrics carry the name in front.
     """
 
@@ -78,6 +80,8 @@ class TrainingModule(lightning.LightningModule):
         max_steps: int,
         targets_per_batch: int,
         token_bytes: Tensor,
+        label_names: Sequence[str] = (),
+        label_weights: Sequence[float] | None = None,
         extra_validation: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -85,7 +89,13 @@ class TrainingModule(lightning.LightningModule):
         self.optimizer_config = dict(optimizer)
         self.schedule = build_schedule(schedule, max_steps)
         self.targets_per_batch = targets_per_batch
-        self.validation_metrics = nn.ModuleDict({p: TokenMetrics(token_bytes) for p in ("main", *extra_validation)})
+        self.validation_metrics = nn.ModuleDict(
+            {p: LabelMetrics(label_names) if label_names else TokenMetrics(token_bytes)
+             for p in ("main", *extra_validation)}
+        )  # fmt: skip
+        self.register_buffer(
+            "label_weights", None if label_weights is None else torch.tensor(label_weights), persistent=False
+        )
         self.record: StepRecord | None = None  # of the last completed optimizer step
         self.vitals: dict[str, float] = {}  # of the last validation
         self.validation: dict[str, float] = {}  # metrics of the last validation
@@ -119,7 +129,7 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits, _ = self.body(batch["tokens"], starts=batch["starts"], samples=batch.get("samples"))
         targets = batch["targets"]
-        nll = summed_nll(logits, targets)
+        nll = summed_nll(logits, targets, cast(Tensor | None, self.label_weights))
         count = (targets != IGNORED).sum()
         auxiliary = self._auxiliary_loss()
         if callable(observe := getattr(self.body, "observe_loss", None)):
@@ -286,11 +296,13 @@ class TrainingModule(lightning.LightningModule):
         self._forward_hook("on_train_end")
 
 
-def summed_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum over target tokens of -log p (nats), in float32 or better. logits (B, T, V), targets (B, T)."""
+def summed_nll(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum over target tokens of -log p (nats), in float32 or better. logits (B, T, V), targets (B, T), weights (V,)."""
     if logits.dtype != torch.float64:
         logits = logits.float()
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    return F.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), weight=weights, ignore_index=IGNORED, reduction="sum"
+    )
 
 
 def positive_int(value: Any, path: str, *, optional: bool = False) -> Any:

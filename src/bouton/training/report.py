@@ -84,6 +84,8 @@ def print_results(summary: dict[str, Any], sample: str | None, folder: Path, nam
     table.add_column()
     bits = final.get("val_bits_per_byte", math.nan)
     held_out = f"{bits:.4f} bits per byte" if not math.isnan(bits) else f"accuracy {final['val_accuracy']:.1%}"
+    if "val_f1" in final:
+        held_out = f"F1 of entities {final['val_f1']:.3f}"
     table.add_row(
         "held out",
         f"[bold]{held_out}[/]  (loss {final['val_loss']:.4f} nats per token, "

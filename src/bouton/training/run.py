@@ -81,6 +81,7 @@ class _Run:
         self.rank = int(os.environ["RANK"]) if self.elastic else 0
         self.world_size = int(os.environ["WORLD_SIZE"]) if self.elastic else 1
         self.settings: Config = config["trainer"]
+        self._labelled = False  # the targets are labels, no text
 
     def execute(self) -> float:
         check_trainer(self.settings)
@@ -93,6 +94,7 @@ class _Run:
         self._join()
         data = self._prepared_data()
         self._resolve_vocabulary(data.tokenizer.vocab_size)
+        labels = self._resolve_labels(data)
         body = self.make_body(self.config)
         start = self.config.get("init_from")
         origin = load_start(body, str(start)) if start is not None and checkpoint is None else None
@@ -118,6 +120,8 @@ class _Run:
             max_steps=self.settings["max_steps"],
             targets_per_batch=per_batch,
             token_bytes=torch.as_tensor(data.tokenizer.token_bytes),
+            label_names=labels,
+            label_weights=getattr(data, "label_weights", None),
             extra_validation=getattr(data, "extra_validation", ()),
         )
         callbacks = build_callbacks(
@@ -222,6 +226,17 @@ class _Run:
         if model["vocab_size"] < size:
             raise ConfigError(f"model.vocab_size = {model['vocab_size']} is too small: the tokenizer has {size} tokens")
 
+    def _resolve_labels(self, data: Any) -> tuple[str, ...]:
+        """The names of the labels of tokens, () where text is learned; the model gets an output for each."""
+        labels: tuple[str, ...] = getattr(data, "label_names", ())
+        model = self.config["model"]
+        if (asked := model.get("num_labels")) not in (None, len(labels)):
+            raise ConfigError(f"model.num_labels = {asked} is not valid: these data have {len(labels) or 'no'} labels")
+        self._labelled = bool(labels)
+        if labels:
+            model["num_labels"] = len(labels)
+        return labels
+
     # -- the run folder -----------------------------------------------------------------------------------------
 
     def _write_identity(self, resolved: str, data: Any, seed: int, origin: Config | None) -> None:
@@ -238,8 +253,8 @@ class _Run:
         return "+".join(sorted(self.config.get("mechanism") or {})) or "none"
 
     def _sample(self, body: nn.Module, data: Any, step: int, loggers: list[Any]) -> str | None:
-        """A short text from the trained body, written and logged; None for data without text."""
-        if getattr(data.tokenizer, "kind", None) in (None, "integers"):
+        """A short text from the trained body, written and logged; None for data without text, and for labels."""
+        if getattr(data.tokenizer, "kind", None) in (None, "integers") or self._labelled:
             return None
         text = sample_text(body, data.tokenizer, SAMPLE_TOKENS, int(self.config["seed"]))
         if text is None:

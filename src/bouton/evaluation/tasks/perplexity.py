@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from bouton.data.packing import IGNORED
-from bouton.errors import BoutonError
+from bouton.errors import BoutonError, EvaluationError
 from bouton.evaluation.base import Result, Task
 from bouton.evaluation.intervals import Estimate, ratio, share
 from bouton.evaluation.options import Params, integer
@@ -39,6 +39,12 @@ class Perplexity(Task):
     summary = "loss, perplexity, bits per byte and accuracy on the validation rows; fresh and carried state"
     Options = PerplexityOptions
     headline: ClassVar = ("loss", "perplexity", "bits_per_byte", "accuracy", "carried_bits_per_byte")
+
+    def check(self, subject: Subject) -> None:
+        if subject.model.num_labels is not None:
+            raise EvaluationError(
+                "task perplexity needs a run that predicts tokens, this one labels them: use task ner"
+            )
 
     def measure(self, subject: Subject, options: PerplexityOptions) -> Result:
         result = Result()
