@@ -120,7 +120,7 @@ def _raw_lif(rng: Random) -> Call:
         if heard is not None and given["call"]["transposed"]:
             heard = heard.T
         before = reset == "subtract_before_decay"
-        options = {"reset": "subtract" if before else reset, "reset_order": RESET_ORDERS[before]}
+        options: dict[str, Any] = {"reset": "subtract" if before else reset, "reset_order": RESET_ORDERS[before]}
         options |= {"surrogate": "atan", "alpha": 2.0, "detach_reset": True}
 
         def scan(theta: Tensor) -> Results:
@@ -172,8 +172,10 @@ def _raw_oscillate(rng: Random) -> Call:
         return [torch.from_numpy(given["y"])]
 
     def exact(given: dict[str, Any]) -> Results:
-        call = given["call"].items()
-        return (oscillate_reference(**{name: None if x is None else torch.from_numpy(x).double() for name, x in call}),)
+        call = given["call"]
+        x, omega, phi = (torch.from_numpy(call[name]).double() for name in ("x", "omega", "phi"))
+        baseline = None if call["baseline"] is None else torch.from_numpy(call["baseline"]).double()
+        return (oscillate_reference(x, omega, phi, baseline),)
 
     arguments = {"call": call, "y": y, "threads": rng.randint(0, 3)}
     return Call("bouton_kernels.oscillate", arguments, run, exact, (ValueError, TypeError))
