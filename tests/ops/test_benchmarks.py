@@ -120,6 +120,41 @@ def test_a_right_kernel_has_figures_against_its_peer() -> None:
     assert report.baseline(result) == "other"
 
 
+def test_a_case_without_passes_is_checked_alone() -> None:
+    (right, wrong) = measure_all(
+        [dataclasses.replace(toy(square(factor)), passes=(), gate=str(factor)) for factor in (1.0, 1.001)], QUICK
+    )
+    assert right["passes"] == {} and "mine is right: largest relative error" in report.table([right])
+    text = report.table([wrong])
+    assert "mine is WRONG" in text and "is right" not in text
+
+
+def test_inputs_of_bools_have_no_gradient_and_a_gradient_of_zero_must_be_one() -> None:
+    def masked(leak: float) -> Execution:
+        def run(x: Inputs) -> tuple[Tensor, ...]:
+            return (torch.where(x["mask"], x["x"].square(), 1.0) + leak * x["idle"],)
+
+        return Execution("mine", lambda device, dtype: run, ours=True)
+
+    def inputs(dtype: torch.dtype) -> Inputs:
+        x = torch.linspace(-2, 3, 40)
+        return {"x": x.to(dtype), "mask": x > 0, "idle": torch.zeros(40)}
+
+    for leak in (0.0, 1e-9):
+        mine = masked(leak)
+        case = dataclasses.replace(
+            toy(mine), inputs=inputs, problems=(inputs,), exact=masked(0.0).make("cpu", torch.float64), gate=str(leak)
+        )
+        found = gate.errors(case, mine.make("cpu", torch.float32), "cpu", torch.float32)
+        assert set(found) == {"y", "dx", "didle"}
+        assert list(gate.wrong(case, found, torch.float32)) == (["didle"] if leak else [])
+
+
+def test_traffic_is_less_in_a_smaller_dtype() -> None:
+    work = Work(flops=3.0, bytes=8.0)
+    assert work.of(torch.float32) == work and work.of(torch.bfloat16) == Work(flops=3.0, bytes=4.0)
+
+
 def test_the_passes_asked_for_are_measured() -> None:
     (result,) = measure_all([toy(square())], dataclasses.replace(QUICK, passes=(FORWARD,)))
     assert list(result["passes"]) == [FORWARD]

@@ -1,4 +1,4 @@
-"""The Triton kernels of fatigue attention compile for a Hopper GPU, and what they become has not grown.
+"""The Triton kernels of the ops compile for a Hopper GPU, and what they become has not grown.
 
 Compiled in a process of its own, since Triton settles when it is imported whether it interprets.
 """
@@ -75,20 +75,23 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_no_kernel_spills(document: dict[str, Any]) -> None:
     rows = document["kernels"]
-    assert {row["kernel"] for row in rows} >= KERNELS
+    for op, kernels in KERNELS.items():
+        assert {row["kernel"] for row in rows if row["op"] == op} >= kernels
     # The tiles are chosen for the assembler of Triton 3.9; under another a few loop constants may find no register.
     most = 0 if document["triton"].startswith("3.9.") else 64
-    spills = [f"{row['variant']} {row['kernel']}: {row['spilled']} bytes" for row in rows if row["spilled"] > most]
+    spills = [
+        f"{row['op']} {row['variant']} {row['kernel']}: {row['spilled']} bytes" for row in rows if row["spilled"] > most
+    ]
     assert spills == []
     # A block of a Hopper GPU has at most 227 KiB of shared memory.
     assert max(row["shared"] for row in rows) <= 227 * 1024
 
 
 def test_special_functions_of_the_forward_pass(document: dict[str, Any]) -> None:
-    """Three per pair, in one pass: one exponential, one logarithm, one reciprocal."""
+    """Of fatigue attention three per pair, in one pass: one exponential, one logarithm, one reciprocal."""
     checked = 0
     for row in document["kernels"]:
-        if row["kernel"] in FORWARD:
+        if row["op"] == "fatigue_attention" and row["kernel"] in FORWARD:
             assert row["per element"]["special"] <= 3.05, f"{row['variant']} {row['kernel']}"
             # A thread walks along the queries of a key by itself: scans made of shuffles would cost more.
             assert row["per element"]["all"] <= 47, f"{row['variant']} {row['kernel']}"
@@ -96,5 +99,21 @@ def test_special_functions_of_the_forward_pass(document: dict[str, Any]) -> None
     assert checked == 4 * len(FORWARD)
 
 
-KERNELS = {"prepare", "advance", "advance general", "gather", "backward", "backward general", "decode"}
+def test_special_functions_of_the_other_ops(document: dict[str, Any]) -> None:
+    """A spike needs none, its derivative one; an oscillating unit two, of its envelope: the sine is a polynomial."""
+    most = {"lif": {"forward": 0, "walk": 0, "backward": 1, "walk_back": 1}, "oscillate": {"forward": 2, "backward": 2}}
+    counts = {
+        (row["op"], row["kernel"]): row["per element"]["special"]
+        for row in document["kernels"]
+        if row["op"] in most and row["kernel"] in most[row["op"]]
+    }
+    assert len(counts) == 6
+    assert all(found <= most[op][kernel] + 0.05 for (op, kernel), found in counts.items()), counts
+
+
+KERNELS = {
+    "fatigue_attention": {"prepare", "advance", "advance general", "gather", "backward", "backward general", "decode"},
+    "lif": {"forward", "backward", "walk", "walk_back", "step", "step_back"},
+    "oscillate": {"forward", "backward"},
+}
 FORWARD = ("advance",)

@@ -85,6 +85,6 @@ def launched(variant: Variant) -> Iterator[Launched]:
 
 
 def _tile(launch: Launch) -> tuple[int, ...]:
-    """What one way through the loop does: tokens or sequences, and neurons; of one token by itself, there is no loop."""
+    """What one way through the loop does: tokens or sequences, and neurons. One token by itself has no loop."""
     rows = launch.constants.get("K", launch.constants.get("BB"))
     return (rows, launch.constants["BH"]) if rows else ()

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# For sm_90: with more, or with more than half as many but not a multiple of 16, registers spill.
+# For sm_90: with more, or with more than half as many but not a multiple of 16, registers spill. A gain, documents and
+# an attached reset together spill 32 bytes at most, with more than half as many (benchmarks/results/lif_sm90.json).
 MOST_NEURONS = 128
 SEQUENCES = 16  # of a program that walks: the least that a tensor core takes
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from random import Random
 
 from bouton.ops import wheel
-from bouton.testing.fuzz import kernels, ops
+from bouton.testing.fuzz import kernels, neurons, ops
 from bouton.testing.fuzz.call import Call, WrongAnswerError, attempt
 from bouton.testing.fuzz.inputs import break_one
 
@@ -17,7 +17,9 @@ __all__ = ["Call", "WrongAnswerError", "attempt", "make_call"]
 
 def make_call(rng: Random) -> Call:
     """A random call of a random function."""
-    makes = (*ops.MAKES, *kernels.MAKES) if wheel.why_not("scan") is None else ops.MAKES
+    makes = (*ops.MAKES, *neurons.MAKES)
+    if wheel.why_not("oscillate_backward") is None:  # the last that was written
+        makes += (*kernels.MAKES, *neurons.COMPILED)
     call = rng.choice(makes)(rng)
     if rng.random() < 0.5:
         break_one(call, rng)

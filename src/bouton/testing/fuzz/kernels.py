@@ -20,15 +20,15 @@ from bouton.testing.fuzz.inputs import normal
 from bouton.testing.fuzz.ops import some_kinetics
 
 
-def _compiled(name: str, *arguments: Any) -> Results:
+def compiled(name: str, *arguments: Any) -> Results:
     found = getattr(wheel.kernels(), name)(*arguments)
     found = found if isinstance(found, (tuple, list)) else (found,)
     return [torch.from_numpy(x) for x in found if x is not None]
 
 
-def _raw(name: str, arguments: dict[str, Any], exact: Callable[[dict[str, Any]], Results] | None) -> Call:
+def raw(name: str, arguments: dict[str, Any], exact: Callable[[dict[str, Any]], Results] | None) -> Call:
     def run(given: dict[str, Any]) -> Results:
-        return _compiled(name, *given.values())
+        return compiled(name, *given.values())
 
     return Call(f"bouton_kernels.{name}", arguments, run, exact, (ValueError, TypeError))
 
@@ -53,7 +53,7 @@ def _raw_scan(rng: Random) -> Call:
         double = {name: x if x is None or name == "starts" else x.double() for name, x in numbers.items()}
         return (scan_reference(**double)[0],)
 
-    return _raw("scan", _raw_scan_arguments(rng) | {"threads": rng.randint(0, 3)}, exact)
+    return raw("scan", _raw_scan_arguments(rng) | {"threads": rng.randint(0, 3)}, exact)
 
 
 def _raw_scan_backward(rng: Random) -> Call:
@@ -61,7 +61,7 @@ def _raw_scan_backward(rng: Random) -> Call:
     y = given.pop("x")
     grads = {"grad_y": np.ones_like(y), "grad_last": np.ones_like(given["state"]), "y": y}
     rest = {"want_a": rng.random() < 0.5, "want_floor": rng.random() < 0.5, "threads": rng.randint(0, 3)}
-    return _raw("scan_backward", grads | given | rest, None)
+    return raw("scan_backward", grads | given | rest, None)
 
 
 def _raw_fatigue_call(rng: Random) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _raw_fatigue(rng: Random) -> Call:
     }
     room["total"].flags.writeable = rng.random() < 0.9
     arguments = {"call": call, "room": room, "keep": keep, "threads": rng.randint(0, 3)}
-    return _raw("fatigue_attention", arguments, None)
+    return raw("fatigue_attention", arguments, None)
 
 
 def _raw_fatigue_backward(rng: Random) -> Call:
@@ -123,7 +123,7 @@ def _raw_fatigue_backward(rng: Random) -> Call:
         "learn": rng.random() < 0.5,
         "threads": rng.randint(0, 3),
     }
-    return _raw("fatigue_attention_backward", arguments, None)
+    return raw("fatigue_attention_backward", arguments, None)
 
 
 def _raw_fast_weights_call(rng: Random) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def _raw_fast_weights(rng: Random) -> Call:
         return [*found, after["slow"].flatten()] if "slow" in x else found
 
     def run(given: dict[str, Any]) -> Results:
-        read, fast, slow, _ = _compiled("fast_weights", *given.values())
+        read, fast, slow, _ = compiled("fast_weights", *given.values())
         return [read, fast, slow] if slow.numel() else [read, fast]
 
     arguments = {"call": _raw_fast_weights_call(rng), "keep": rng.random() < 0.5, "threads": rng.randint(0, 3)}
@@ -182,7 +182,7 @@ def _raw_fast_weights_backward(rng: Random) -> Call:
         "grad_slow": None if call["slow"] is None else np.ones_like(call["slow"]),
         "threads": rng.randint(0, 3),
     }
-    return _raw("fast_weights_backward", arguments, None)
+    return raw("fast_weights_backward", arguments, None)
 
 
 MAKES: tuple[Callable[[Random], Call], ...] = (

@@ -41,7 +41,7 @@ KINDS: tuple[dict[str, Any], ...] = (
 def cases(device: str, shapes: str) -> list[Case]:
     """Neurons by themselves, and with a recurrent map at two rates of firing.
 
-    On a GPU also more of them, and so few with a map that one launch goes through all tokens; and all kinds are checked.
+    On a GPU all kinds are checked, and there are also more neurons, and few with a map: one launch for all tokens.
     """
     if shapes == "small":
         return [_plain((2, 9, 6)), _recurrent((2, 9, 6), "10 %"), *(_check(KINDS[1], r) for r in (False, True))]
