@@ -12,6 +12,9 @@ use crate::peak;
 
 /// The few choices that differ between instruction sets.
 pub trait Isa: Copy + Send + Sync + 'static {
+    /// Whether code is made for every case that has a quicker form. Where it is not, the general form serves all: it
+    /// spares much of the build, for processors that hardly anyone has.
+    const TAILORED: bool;
     /// a * b + c, rounded once where the processor can.
     fn fma(a: f32, b: f32, c: f32) -> f32;
     /// C = A B, or C += A B, in register tiles that fit this level.
@@ -31,6 +34,7 @@ pub struct Narrow;
 pub struct Wide;
 
 impl Isa for Portable {
+    const TAILORED: bool = false;
     #[inline(always)]
     fn fma(a: f32, b: f32, c: f32) -> f32 {
         a * b + c
@@ -46,6 +50,7 @@ impl Isa for Portable {
 }
 
 impl Isa for Narrow {
+    const TAILORED: bool = true;
     #[inline(always)]
     fn fma(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
@@ -61,6 +66,7 @@ impl Isa for Narrow {
 }
 
 impl Isa for Wide {
+    const TAILORED: bool = true;
     #[inline(always)]
     fn fma(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)

@@ -41,13 +41,13 @@ impl Job for Backward<'_> {
         let x = &self.inputs;
         match (x.rule, x.kinetics.terms, self.learn) {
             (_, OFF, _) => run::<I, true, OFF, false>(self),
-            (Rule::Min, FEW_GATE_TERMS, false) => run::<I, true, FEW_GATE_TERMS, false>(self),
-            (Rule::Min, GATE_TERMS, false) => run::<I, true, GATE_TERMS, false>(self),
-            (Rule::Min, FEW_GATE_TERMS | GATE_TERMS, true) => run::<I, true, GATE_TERMS, true>(self),
+            (Rule::Min, FEW_GATE_TERMS, false) if I::TAILORED => run::<I, true, FEW_GATE_TERMS, false>(self),
+            (Rule::Min, GATE_TERMS, false) if I::TAILORED => run::<I, true, GATE_TERMS, false>(self),
+            (Rule::Min, FEW_GATE_TERMS | GATE_TERMS, true) if I::TAILORED => run::<I, true, GATE_TERMS, true>(self),
             (Rule::Min, _, _) => run::<I, true, EXACT, true>(self),
-            (Rule::Mul, FEW_GATE_TERMS, false) => run::<I, false, FEW_GATE_TERMS, false>(self),
-            (Rule::Mul, GATE_TERMS, false) => run::<I, false, GATE_TERMS, false>(self),
-            (Rule::Mul, FEW_GATE_TERMS | GATE_TERMS, true) => run::<I, false, GATE_TERMS, true>(self),
+            (Rule::Mul, FEW_GATE_TERMS, false) if I::TAILORED => run::<I, false, FEW_GATE_TERMS, false>(self),
+            (Rule::Mul, GATE_TERMS, false) if I::TAILORED => run::<I, false, GATE_TERMS, false>(self),
+            (Rule::Mul, FEW_GATE_TERMS | GATE_TERMS, true) if I::TAILORED => run::<I, false, GATE_TERMS, true>(self),
             (Rule::Mul, _, _) => run::<I, false, EXACT, true>(self),
         }
     }

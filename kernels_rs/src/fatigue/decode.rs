@@ -29,11 +29,11 @@ impl Job for Decode<'_> {
         let Some(first) = self.heads.first() else { return };
         match (first.inputs.rule, first.inputs.kinetics.terms) {
             (_, OFF) => run::<I, true, OFF>(self.heads),
-            (Rule::Min, FEW_GATE_TERMS) => run::<I, true, FEW_GATE_TERMS>(self.heads),
-            (Rule::Min, GATE_TERMS) => run::<I, true, GATE_TERMS>(self.heads),
+            (Rule::Min, FEW_GATE_TERMS) if I::TAILORED => run::<I, true, FEW_GATE_TERMS>(self.heads),
+            (Rule::Min, GATE_TERMS) if I::TAILORED => run::<I, true, GATE_TERMS>(self.heads),
             (Rule::Min, _) => run::<I, true, EXACT>(self.heads),
-            (Rule::Mul, FEW_GATE_TERMS) => run::<I, false, FEW_GATE_TERMS>(self.heads),
-            (Rule::Mul, GATE_TERMS) => run::<I, false, GATE_TERMS>(self.heads),
+            (Rule::Mul, FEW_GATE_TERMS) if I::TAILORED => run::<I, false, FEW_GATE_TERMS>(self.heads),
+            (Rule::Mul, GATE_TERMS) if I::TAILORED => run::<I, false, GATE_TERMS>(self.heads),
             (Rule::Mul, _) => run::<I, false, EXACT>(self.heads),
         }
     }

@@ -32,11 +32,11 @@ impl Job for Forward<'_> {
         let x = &self.inputs;
         match (x.rule, x.kinetics.terms) {
             (_, OFF) => run::<I, true, OFF>(self),
-            (Rule::Min, FEW_GATE_TERMS) => run::<I, true, FEW_GATE_TERMS>(self),
-            (Rule::Min, GATE_TERMS) => run::<I, true, GATE_TERMS>(self),
+            (Rule::Min, FEW_GATE_TERMS) if I::TAILORED => run::<I, true, FEW_GATE_TERMS>(self),
+            (Rule::Min, GATE_TERMS) if I::TAILORED => run::<I, true, GATE_TERMS>(self),
             (Rule::Min, _) => run::<I, true, EXACT>(self),
-            (Rule::Mul, FEW_GATE_TERMS) => run::<I, false, FEW_GATE_TERMS>(self),
-            (Rule::Mul, GATE_TERMS) => run::<I, false, GATE_TERMS>(self),
+            (Rule::Mul, FEW_GATE_TERMS) if I::TAILORED => run::<I, false, FEW_GATE_TERMS>(self),
+            (Rule::Mul, GATE_TERMS) if I::TAILORED => run::<I, false, GATE_TERMS>(self),
             (Rule::Mul, _) => run::<I, false, EXACT>(self),
         }
     }
