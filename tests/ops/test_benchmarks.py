@@ -265,6 +265,12 @@ def test_bfloat16_passes_its_wider_gate() -> None:
     assert not gate.wrong(case, found, torch.bfloat16) and found["out"] > 1e-6
 
 
+def test_peers_of_recurrent_neurons_run_in_bfloat16() -> None:
+    case = next(c for c in cases("lif", "cpu", "small") if "w_rec" in c.trained)
+    (result,) = measure_all([case], dataclasses.replace(QUICK, dtype=torch.bfloat16))
+    assert all({"torch loop unbind", "torch loop x[t]"} <= set(result["passes"][step]) for step in (FORWARD, BOTH))
+
+
 @pytest.mark.slow
 def test_memory_of_one_pass_is_its_own() -> None:
     """GELU of x needs one more x; its backward pass one more again."""

@@ -148,6 +148,8 @@ def test_extreme_logits_stay_finite() -> None:
         ({"q": torch.zeros(2, 4, 6)}, "q"),
         ({"starts": torch.zeros(2, 3, dtype=torch.bool)}, "starts"),
         ({"bias1": torch.zeros(1, 4, 9, 3)}, "bias1"),
+        ({"bias1": torch.zeros(3, 4, 9, 4)}, "bias1"),
+        ({"bias2": torch.zeros(2, 3, 9, 2)}, "bias2"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(change: dict[str, Any], word: str) -> None:

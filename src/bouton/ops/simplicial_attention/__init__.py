@@ -155,7 +155,12 @@ def _check(
     for label, window, bias in (("1", w1, biases[0]), ("2", w2, biases[1])):
         if window < 1:
             raise KernelError(f"{OP}: w{label} = {window} must be at least 1")
-        if bias is not None and (bias.dim() != 4 or bias.shape[2:] != (tokens, window)):
-            raise KernelError(f"{OP}: bias{label} {tuple(bias.shape)} must be (B or 1, H or 1, {tokens}, {window})")
+        if bias is None:
+            continue
+        shares = bias.dim() == 4 and bias.shape[0] in (1, batch) and bias.shape[1] in (1, heads)
+        if not shares or bias.shape[2:] != (tokens, window):
+            raise KernelError(
+                f"{OP}: bias{label} {tuple(bias.shape)} must be ({batch} or 1, {heads} or 1, {tokens}, {window})"
+            )
     if starts is not None and starts.shape != (batch, tokens):
         raise KernelError(f"{OP}: starts {tuple(starts.shape)} must be (B, T) = {(batch, tokens)}")

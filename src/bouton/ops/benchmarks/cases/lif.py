@@ -112,6 +112,11 @@ def _columns(x: Tensor, apart: bool) -> Callable[[int], Tensor]:
     return lambda t: x[:, t]
 
 
+def _silence(x: Inputs) -> Tensor:
+    """Zeros (B, H) in the dtype of the constants, in which the peers then go on."""
+    return x["beta"].new_zeros(x["x"].shape[0], x["x"].shape[2])
+
+
 def _snntorch(apart: bool) -> Callable[[str, torch.dtype], Run]:
     def make(device: str, dtype: torch.dtype) -> Run:
         import snntorch
@@ -123,13 +128,13 @@ def _snntorch(apart: bool) -> Callable[[str, torch.dtype], Run]:
             cell._buffers["beta"] = x["beta"]  # learned, as with learn_beta, but the very tensor of the others
             cell._buffers["threshold"] = x["theta"]
             at = _columns(x["x"], apart)
-            s = u = torch.zeros_like(at(0))
+            s = u = _silence(x)
             spikes = []
             for t in range(x["x"].shape[1]):
                 current = at(t) if "w_rec" not in x else at(t) + s @ x["w_rec"].T
                 s, u = cell(current, u)
                 spikes.append(s)
-            return (torch.stack(spikes, dim=1),)
+            return (torch.stack(spikes, dim=1).to(x["x"].dtype),)
 
         return run
 
@@ -156,12 +161,12 @@ def _loop(apart: bool) -> Callable[[str, torch.dtype], Run]:
     def make(device: str, dtype: torch.dtype) -> Run:
         def run(x: Inputs) -> tuple[Tensor, ...]:
             at = _columns(x["x"], apart)
-            s = u = torch.zeros_like(at(0))
+            s = u = _silence(x)
             spikes = []
             for t in range(x["x"].shape[1]):
                 u, s = lif_step(at(t), u, s, x["beta"], x["theta"], None, x.get("w_rec"), **KIND)
                 spikes.append(s)
-            return (torch.stack(spikes, dim=1),)
+            return (torch.stack(spikes, dim=1).to(x["x"].dtype),)
 
         return run
 
@@ -180,12 +185,12 @@ def _compiled(device: str, dtype: torch.dtype) -> Run:
     compiled = torch.compile(chunk)
 
     def run(x: Inputs) -> tuple[Tensor, ...]:
-        u = s = x["x"].new_zeros(x["x"].shape[0], x["x"].shape[2])
+        u = s = _silence(x)
         parts = []
         for piece in x["x"].split(CHUNK, dim=1):
             spikes, u, s = compiled(piece, u, s, x["beta"], x["theta"])
             parts.append(spikes)
-        return (torch.cat(parts, dim=1),)
+        return (torch.cat(parts, dim=1).to(x["x"].dtype),)
 
     return run
 
@@ -249,8 +254,8 @@ def _plain(shape: Shape) -> Case:
         Execution("snntorch x[t]", _snntorch(apart=False)),
         Execution("snntorch unbind", _snntorch(apart=True)),
         Execution("spikingjelly", _spikingjelly),
+        Execution("torch loop unbind", _loop(apart=True)),  # before the other: ratios are to it where no package is
         Execution("torch loop x[t]", _loop(apart=False)),
-        Execution("torch loop unbind", _loop(apart=True)),
         Execution("torch.compile", _compiled, compiled=True),
     )
     return _case(f"plain {shape}", shape, 0.7, False, peers)
@@ -260,7 +265,7 @@ def _recurrent(shape: Shape, rate: str) -> Case:
     peers = (
         Execution("snntorch x[t]", _snntorch(apart=False)),
         Execution("snntorch unbind", _snntorch(apart=True)),
-        Execution("torch loop x[t]", _loop(apart=False)),
         Execution("torch loop unbind", _loop(apart=True)),
+        Execution("torch loop x[t]", _loop(apart=False)),
     )
     return _case(f"recurrent {shape}, firing {rate}", shape, DRIVES[rate], True, peers)
