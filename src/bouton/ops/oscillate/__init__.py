@@ -14,14 +14,17 @@ from torch.compiler import assume_constant_result
 from bouton.errors import KernelError
 from bouton.ops import triton_runtime
 from bouton.ops.backends import register_backend, select
+from bouton.ops.oscillate import rust
 from bouton.ops.oscillate import triton as triton_backend
 from bouton.ops.oscillate.reference import oscillate_reference
+from bouton.ops.oscillate.rust import oscillate_rust
 from bouton.ops.oscillate.torch import oscillate_torch
 
 __all__ = ["oscillate", "oscillate_reference"]
 
 OP = "oscillate"
 register_backend(OP, "torch")
+register_backend(OP, "rust", devices=("cpu",), why_not=rust.why_not)
 # Equal to the definition under the interpreter, compiled for sm_90; its first run on a device is still to come.
 register_backend(
     OP,
@@ -55,11 +58,13 @@ def oscillate(
             raise KernelError(f"oscillate: {name} {tuple(value.shape)} must be (width,) for x {tuple(x.shape)}")
     if not x.is_floating_point():
         raise KernelError(f"oscillate: x is {x.dtype}: it must be a floating-point tensor")
-    chosen = _choose(x.device.type, backend, triton_backend.refuses(x))
-    execute = triton_backend.oscillate_triton if chosen == "triton" and x.numel() else oscillate_torch
+    chosen = _choose(x.device.type, backend, rust.refuses(x), triton_backend.refuses(x))
+    forms = {"rust": oscillate_rust, "triton": triton_backend.oscillate_triton}
+    execute = forms.get(chosen, oscillate_torch) if x.numel() else oscillate_torch
     return execute(x, omega, phi, baseline)
 
 
 @assume_constant_result  # torch.compile asks once, while it traces
-def _choose(device: str, backend: str, not_triton: str | None) -> str:
-    return select(OP, device, backend, {} if not_triton is None else {"triton": not_triton})
+def _choose(device: str, backend: str, not_rust: str | None, not_triton: str | None) -> str:
+    against = {"rust": not_rust, "triton": not_triton}
+    return select(OP, device, backend, {name: reason for name, reason in against.items() if reason is not None})
