@@ -41,9 +41,9 @@ where
 
 macro_rules! slice_mut {
     ($array:expr, $name:literal) => {
-        $array
-            .as_slice_mut()
-            .map_err(|_| $crate::python::invalid(concat!($name, " must be contiguous in row-major order")))
+        $array.as_slice_mut().map_err(|_| {
+            $crate::python::invalid(concat!($name, " must be contiguous in row-major order"))
+        })
     };
 }
 use slice_mut;

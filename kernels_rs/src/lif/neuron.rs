@@ -117,7 +117,14 @@ pub fn shares<const RESET: u8>(
         ZERO => (u * (1.0 - s), decayed * (1.0 - s), 0.0, -u * decayed),
         _ => (u, decayed, 0.0, 0.0),
     };
-    Shares { x: gain * delta, beta: delta * left, theta: -(q + into_theta), gain: delta * x, u: into_u, s: into_s }
+    Shares {
+        x: gain * delta,
+        beta: delta * left,
+        theta: -(q + into_theta),
+        gain: delta * x,
+        u: into_u,
+        s: into_s,
+    }
 }
 
 /// A row: u and s from those `before`.

@@ -122,8 +122,7 @@ pub fn backward_into(
         let s0_bars = rows_of_jobs(x.s0, 1, width).into_iter().flatten();
         let sums_of_jobs = rows_of_jobs(&mut sums, 3, width);
         let mut jobs = Vec::with_capacity(x_bars.len());
-        for (i, (((x_bar, u0_bar), s0_bar), sums)) in
-            x_bars.into_iter().zip(u0_bars).zip(s0_bars).zip(sums_of_jobs).enumerate()
+        for (i, (((x_bar, u0_bar), s0_bar), sums)) in x_bars.into_iter().zip(u0_bars).zip(s0_bars).zip(sums_of_jobs).enumerate()
         {
             jobs.push(plain::Backward { inputs, span: inputs.span(i), bars, x_bar, u0_bar, s0_bar, sums });
         }
