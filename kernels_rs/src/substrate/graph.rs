@@ -1,8 +1,11 @@
 //! The graph: fields of nodes, layers of rows, the pool of edges.
 
+use crate::substrate::learn::Modulator;
 use crate::substrate::memory::Buffer;
 use crate::substrate::spread::Scratch;
+use crate::substrate::trace::Trace;
 use crate::substrate::transpose::Transposed;
+use crate::substrate::working::Working;
 use crate::substrate::{bounded, within, MOST_LEVEL, MOST_RELATION};
 
 /// A named kind of edge; its weight multiplies every contribution along such an edge.
@@ -56,6 +59,14 @@ pub struct Graph {
     pub clock: u32,
     pub transposed: Option<Transposed>,
     pub scratch: Scratch,
+    pub modulator: Modulator,
+    pub working: Working,
+    pub trace: Option<Trace>,
+    /// Common factor of all eligibilities.
+    pub eligibility_scale: f32,
+    /// Seed of the random numbers, and how many have been drawn from stream 0.
+    pub seed: u64,
+    pub drawn: u64,
 }
 
 /// What is stored, in bytes; `slack` are slots of the pool without an edge.
@@ -119,6 +130,12 @@ impl Graph {
             clock: 0,
             transposed: None,
             scratch: Scratch::default(),
+            modulator: Modulator { value: 0.0 },
+            working: Working::default(),
+            trace: None,
+            eligibility_scale: 1.0,
+            seed: 0,
+            drawn: 0,
         };
         graph.add_nodes(count)?;
         Ok(graph)

@@ -131,10 +131,13 @@ mod view {
         _memory: Arc<Memory>,
     }
 
-    /// The elements as a read-only NumPy array, without a copy. It shows later changes until the buffer grows.
-    pub fn view<'py, T: Pod + Element>(py: Python<'py>, buffer: &Buffer<T>) -> PyResult<Bound<'py, PyArray1<T>>> {
+    /// The numbers as a read-only NumPy array, without a copy. It shows later changes until the buffer grows.
+    pub fn view<'py, T: Pod, N: Pod + Element>(
+        py: Python<'py>,
+        buffer: &Buffer<T>,
+    ) -> PyResult<Bound<'py, PyArray1<N>>> {
         let owner = Bound::new(py, Pages { _memory: buffer.memory.clone() })?.into_any();
-        let elements = numpy::ndarray::ArrayView1::from(&buffer[..]);
+        let elements = numpy::ndarray::ArrayView1::from(bytemuck::cast_slice::<T, N>(buffer));
         // SAFETY: the owner keeps the pages, which do not move; the array cannot be written through.
         let array = unsafe { PyArray1::borrow_from_array(&elements, owner) };
         array.try_readwrite()?.make_nonwriteable();

@@ -7,11 +7,18 @@
 //! results are the same to the last bit for any number of threads, pushed along rows or pulled through the transpose.
 
 pub mod edges;
+pub mod explain;
+pub mod file;
 pub mod graph;
+pub mod learn;
 pub mod memory;
+pub mod random;
 pub mod select;
 pub mod spread;
+pub mod surprise;
+pub mod trace;
 pub mod transpose;
+pub mod working;
 
 #[cfg(test)]
 mod tests;
