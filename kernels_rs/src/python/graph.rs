@@ -24,6 +24,8 @@ type IdArray<'py> = Bound<'py, PyArray1<u32>>;
 type ValueArray<'py> = Bound<'py, PyArray1<f32>>;
 /// Ids, levels, and the scale of the levels.
 type Step<'py> = (IdArray<'py>, ValueArray<'py>, f32);
+/// The kept changes (changes, 8 words), oldest first, and how many were offered and kept.
+type Changes<'py> = (Bound<'py, PyArray2<u32>>, u64, u64);
 
 fn named<T: Copy>(what: &str, name: &str, all: &[(&str, T)]) -> PyResult<T> {
     all.iter().find(|(known, _)| *known == name).map(|&(_, value)| value).ok_or_else(|| {
@@ -418,8 +420,8 @@ impl Graph {
         Ok(())
     }
 
-    /// The kept changes (changes, 8 words), oldest first, and how many were offered and kept; None if off.
-    fn trace<'py>(&self, py: Python<'py>) -> PyResult<Option<(Bound<'py, PyArray2<u32>>, u64, u64)>> {
+    /// None if off.
+    fn trace<'py>(&self, py: Python<'py>) -> PyResult<Option<Changes<'py>>> {
         let Some(trace) = &self.graph.trace else { return Ok(None) };
         let words: Vec<u32> = trace.ordered().into_iter().flatten().collect();
         let rows = words.len() / WORDS;

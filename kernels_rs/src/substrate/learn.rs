@@ -58,7 +58,7 @@ pub struct Plasticity {
     pub reward: f32,
     /// Least and greatest weight.
     pub clip: (f32, f32),
-    /// Pairs without an edge get one where the change is at least this large.
+    /// Pairs of different nodes without an edge get one where the change is at least this large.
     pub create: Option<f32>,
     /// Most edges that are made, the largest changes first.
     pub budget: usize,
@@ -114,7 +114,7 @@ impl Graph {
                 slot += self.pool.target[slot..row.end].partition_point(|&other| other < target);
                 if slot < row.end && self.pool.target[slot] == target {
                     self.change(relation, source, slot, (x, y, step), how);
-                } else if let Some(least) = how.create {
+                } else if let Some(least) = how.create.filter(|_| source != target) {
                     let delta = step * x * y;
                     if delta.abs() >= least && delta != 0.0 {
                         missing.push((source, target, delta));
