@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bouton.substrate import Graph, explain, learn, paths, spread
-from tests.substrate.conftest import Pair
+
+from .graphs import Pair
 
 
 @pytest.mark.parametrize("options", [{}, {"gain": 2.0}, {"saturation": 0.7}, {"signed": True, "goals": [4]}])

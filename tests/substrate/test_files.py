@@ -16,7 +16,8 @@ import bouton
 from bouton import substrate
 from bouton.errors import DataError
 from bouton.substrate import Graph, changes, learn, modulate, record_changes, spread
-from tests.substrate.conftest import random_pair
+
+from .graphs import random_pair
 
 
 def everything(graph: Graph) -> list[bytes]:

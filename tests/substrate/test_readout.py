@@ -98,7 +98,8 @@ def test_recording_does_not_change_what_is_learned_and_says_what_was() -> None:
 
 def test_growth_by_observation_and_learning_of_a_rule() -> None:
     contexts, targets, _ = problem(2000)
-    readout = Readout(Graph(ANSWERS + INPUTS), "says", 0, ANSWERS)
+    contexts = np.where(contexts < 0, -1, contexts + INPUTS * np.arange(3))  # a node per place and input
+    readout = Readout(Graph(ANSWERS + 3 * INPUTS), "says", 0, ANSWERS)
     assert readout.observe(contexts, targets, least=3) > ANSWERS
     edges = readout.graph.edges
     assert readout.observe(contexts, targets, least=3) == 0 and readout.graph.edges == edges

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bouton.substrate import Graph, definition, overlap, spread
-from tests.substrate.conftest import random_pair
+
+from .graphs import random_pair
 
 
 def dense(active, nodes: int):  # type: ignore[no-untyped-def]
@@ -117,7 +118,7 @@ def test_working_memory_equals_its_definition() -> None:
         ({"levels": [1.0, 2.0]}, "levels has shape"),
         ({"groups": [1]}, "groups has 1 elements, but the graph has 3"),
         ({"goals": [7]}, "goals contains 7"),
-        ({"steps": -1}, "must be from 0"),
+        ({"steps": -1}, "steps = -1 must be at least 0"),
         ({"threads": 5000, "mode": "pull"}, "threads"),
     ],
 )

@@ -33,6 +33,17 @@ def to_ids(values: ArrayLike, name: str) -> Ids:
     return np.ascontiguousarray(array, dtype=np.uint32)
 
 
+def to_count(value: int, name: str, least: int = 0) -> int:
+    """A number of things.
+
+    Raises:
+        ValueError: it is below ``least``.
+    """
+    if value < least:
+        raise ValueError(f"{name} = {value} must be at least {least}")
+    return int(value)
+
+
 def to_floats(values: ArrayLike, length: int, name: str) -> Floats:
     """Numbers as float32; one number stands for ``length`` equal ones.
 

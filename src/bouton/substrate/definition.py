@@ -40,7 +40,8 @@ def spread_step(
 def three_factor(w: Array, x: Array, y: Array, rate: float, *, rule: str = "hebb") -> Array:
     """Weights after ``dw = rate x y`` on existing edges, for "oja" ``rate y (x - y w)``; rate = eta (1 + m) r."""
     change = np.outer(x, y) if rule == "hebb" else np.outer(x, y) - w * y**2
-    return np.where(w != 0, w + rate * change, w)
+    visited = (w != 0) & (x != 0)[:, None]  # only edges of active nodes change, also with Oja's rule
+    return np.where(visited, w + rate * change, w)
 
 
 def softmax(scores: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 
 from bouton.errors import suggest
-from bouton.substrate.arrays import Floats, Ids, Nodes
+from bouton.substrate.arrays import Floats, Ids, Nodes, to_count
 from bouton.substrate.graph import Graph
 from bouton.substrate.spreading import Activation
 
@@ -37,8 +37,8 @@ def learn(
         pre: what was active before an edge, x.
         post: what was active behind it, or its error, y; None: the same as ``pre``.
         rule: "hebb" and "delta": the product; "oja": ``y (x - y w)`` in place of ``x y``, which bounds weights (E. Oja
-            1982, J. Math. Biol. 15:267); "eligibility": x y is added to the edge's eligibility, which waits for
-            :func:`reinforce`.
+            1982, J. Math. Biol. 15:267; here only edges of active nodes change); "eligibility": x y is added to the
+            edge's eligibility, which waits for :func:`reinforce`.
         reward: third factor; negative weakens.
         clip: least and greatest weight.
         create: pairs of different nodes without an edge get one where ``|dw|`` is at least this.
@@ -55,7 +55,7 @@ def learn(
     before = levels_of(graph, pre, "pre")
     behind = before if post is None else levels_of(graph, post, "post")
     number = graph.relation(relation) if create is not None else graph.known_relation(relation)
-    most = NO_LIMIT if budget is None else budget
+    most = NO_LIMIT if budget is None else to_count(budget, "budget")
     return graph.engine.learn(number, before, behind, RULES[rule], eta, reward, clip, create, most)
 
 
@@ -86,7 +86,7 @@ def prune(graph: Graph, relation: str, below: float, *, idle: int | None = None,
     Returns:
         How many were removed.
     """
-    most = NO_LIMIT if budget is None else budget
+    most = NO_LIMIT if budget is None else to_count(budget, "budget")
     return graph.engine.prune(graph.known_relation(relation), below, idle, most)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bouton.substrate.arrays import NONE, Floats, Ids, to_ids
+from bouton.substrate.arrays import NONE, Floats, Ids, to_count, to_ids
 from bouton.substrate.graph import Graph
 
 
@@ -30,7 +30,8 @@ class Readout:
     def __init__(self, graph: Graph, relation: str, first: int, count: int, *, threads: int = 1) -> None:
         if first < 0 or count < 1 or first + count > len(graph):
             raise ValueError(f"outputs = ({first}, {count}) must be a range of the {len(graph)} nodes")
-        self.graph, self.first, self.count, self.threads = graph, first, count, threads
+        self.graph, self.first, self.count = graph, first, count
+        self.threads = to_count(threads, "threads")
         known = list(graph.relations)
         self.relation = known.index(relation) if relation in known else graph.relation(relation, 1.0)
 
@@ -78,7 +79,7 @@ class Readout:
         nodes = _contexts(contexts)
         losses = np.empty(len(nodes), np.float32)
         reading = self._reading(nodes, to_ids(targets, "targets"), levels)
-        self.graph.engine.surprise(reading, losses, rule, eta, bias_eta, clip, batch)
+        self.graph.engine.surprise(reading, losses, rule, eta, bias_eta, clip, to_count(batch, "batch"))
         return losses
 
     def observe(self, contexts: ArrayLike, targets: ArrayLike, *, least: int = 2, weight: float = 0.0) -> int:

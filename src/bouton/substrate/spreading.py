@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bouton.substrate.arrays import Floats, Ids, Nodes, to_floats, to_ids
+from bouton.substrate.arrays import Floats, Ids, Nodes, to_count, to_floats, to_ids
 from bouton.substrate.graph import Graph
 
 LEAST_ACTIVE = 16
@@ -113,18 +113,18 @@ def spread(
         top_k = max(LEAST_ACTIVE, int(len(graph) * sparsity))
     set_from_outside = graph.ids(goals, "goals")
     how = {
-        "steps": steps,
-        "k": top_k,
+        "steps": to_count(steps, "steps"),
+        "k": to_count(top_k, "top_k"),
         "epsilon": epsilon,
         "signed": signed,
         "saturation": saturation,
         "gain": gain,
         "mode": mode,
-        "threads": threads,
+        "threads": to_count(threads, "threads"),
         "goals": set_from_outside,
         "goal_strength": goal_strength,
         "groups": None if groups is None else to_ids(groups, "groups"),
-        "group_top_k": group_top_k,
+        "group_top_k": to_count(group_top_k, "group_top_k"),
         "record": record,
     }
     (ids, strengths, scale), made, converged, edges, steps_made = graph.engine.spread(ids, strengths, how)
