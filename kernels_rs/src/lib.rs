@@ -14,4 +14,5 @@ pub mod peak;
 #[cfg(feature = "extension-module")]
 mod python;
 pub mod scan;
+pub mod substrate;
 pub mod threads;

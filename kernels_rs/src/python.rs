@@ -13,6 +13,7 @@ use crate::isa::Level;
 use crate::peak;
 
 mod fast_weights;
+mod graph;
 mod lif;
 mod oscillate;
 mod scan;
@@ -266,6 +267,7 @@ fn bouton_kernels(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(scan::scan_backward, m)?)?;
     m.add_function(wrap_pyfunction!(instruction_set, m)?)?;
     fast_weights::register(m)?;
+    graph::register(m)?;
     lif::register(m)?;
     oscillate::register(m)?;
     Ok(())
