@@ -7,7 +7,7 @@
 //! pull gathers what arrives at every node; the terms and their order are the same, and so are the results.
 
 use crate::isa::{prefetch, Level};
-use crate::substrate::graph::{Graph, Layer, Nodes, Pool};
+use crate::substrate::graph::{Graph, Layer, Nodes, Pool, Relation};
 use crate::substrate::select::{best, block_of, inhibit, pivot, Candidates, Scan, BLOCK};
 use crate::substrate::transpose::Transposed;
 use crate::substrate::{bounded, same_length, within, MOST_LEVEL};
@@ -210,19 +210,9 @@ impl Part<'_> {
         {
             *sum = 0.0 + level * decay;
         }
-        for (incoming, scaled) in transposed.layers.iter().zip(scaled) {
-            let levels = if scaled.is_empty() { levels } else { scaled };
-            let starts = &incoming.start[nodes.start..=nodes.end];
-            let mut begin = starts[0] as usize;
-            for (sum, &end) in self.sums.iter_mut().zip(&starts[1..]) {
-                let end = end as usize;
-                let mut total = *sum;
-                for (&source, &weight) in incoming.source[begin..end].iter().zip(&incoming.weight[begin..end]) {
-                    total += levels[source as usize] * weight;
-                }
-                *sum = total;
-                begin = end;
-            }
+        for incoming in &transposed.layers {
+            let scaled = &scaled[incoming.relation];
+            incoming.add(self.first / BLOCK, if scaled.is_empty() { levels } else { scaled }, self.sums);
         }
     }
 
@@ -231,7 +221,7 @@ impl Part<'_> {
         let count = view.count.min(self.first + self.sums.len()) - self.first;
         level.run(Scan {
             first: self.first,
-            levels: &self.sums[..count],
+            levels: self.sums,
             dirty: self.dirty,
             threshold: &view.nodes.threshold[self.first..self.first + count],
             signed,
@@ -350,7 +340,7 @@ impl Graph {
     /// The nodes that are active after one step, without goals, and the number of edges passed.
     fn step(&self, active: &Active, options: &Options<'_>, scratch: &mut Scratch) -> Result<(Active, u64), String> {
         let used: Vec<(usize, f32)> = self.used().collect();
-        let rows = self.rows(active, &used);
+        let rows = if options.mode == Mode::Pull { Vec::new() } else { self.rows(active, &used) };
         let pushed: u64 = rows.iter().map(|row| row.len as u64).sum();
         let pull = match options.mode {
             Mode::Push => None,
@@ -365,9 +355,8 @@ impl Graph {
         let threads = if edges < WORTH_THREADS { 1 } else { threads };
         let view = View { nodes: &self.nodes, pool: &self.pool, active, rows: &rows, count: self.count };
         let Scratch { sums, dirty, levels, scaled, parts: found } = scratch;
-        if let Some(transposed) = pull {
-            scale(active, &used, levels.len(), scaled);
-            debug_assert_eq!(transposed.layers.len(), used.len());
+        if pull.is_some() {
+            scale(active, &self.relations, levels.len(), scaled);
         }
         let cuts = self.cuts(threads, sums.len(), pull);
         found.resize_with(cuts.len() - 1, Candidates::default);
@@ -416,12 +405,12 @@ impl Graph {
 
     /// Where to cut the nodes for this many threads: equal numbers of nodes, or for a pull of edges.
     fn cuts(&self, threads: usize, end: usize, pull: Option<&Transposed>) -> Vec<usize> {
-        let heaviest = pull.and_then(|transposed| transposed.layers.iter().max_by_key(|layer| layer.source.len()));
+        let heaviest = pull.and_then(|transposed| transposed.layers.iter().max_by_key(|layer| layer.ends.len()));
         let mut cuts: Vec<usize> = (0..=threads)
             .map(|i| match heaviest {
                 Some(layer) if i < threads => {
-                    let wanted = (layer.source.len() * i / threads) as u32;
-                    layer.start.partition_point(|&start| start < wanted) / BLOCK * BLOCK
+                    let wanted = (layer.ends.len() as u64 * i as u64 / threads as u64) as u32;
+                    layer.start.partition_point(|&start| start < wanted) * BLOCK
                 }
                 _ => (end / BLOCK) * i / threads * BLOCK,
             })
@@ -437,13 +426,13 @@ pub fn saturate(sum: f32, most: f32) -> f32 {
 }
 
 /// Dense levels times the weight of each relation; none where that is 1.
-fn scale(active: &Active, used: &[(usize, f32)], count: usize, scaled: &mut Vec<Vec<f32>>) {
-    scaled.resize_with(used.len(), Vec::new);
-    for (dense, &(_, weight)) in scaled.iter_mut().zip(used) {
-        dense.resize(if weight == 1.0 { 0 } else { count }, 0.0);
+fn scale(active: &Active, relations: &[Relation], count: usize, scaled: &mut Vec<Vec<f32>>) {
+    scaled.resize_with(relations.len(), Vec::new);
+    for (dense, relation) in scaled.iter_mut().zip(relations) {
+        dense.resize(if relation.weight == 1.0 { 0 } else { count }, 0.0);
         if !dense.is_empty() {
             for (&id, &level) in active.ids.iter().zip(&active.levels) {
-                dense[id as usize] = level * weight;
+                dense[id as usize] = level * relation.weight;
             }
         }
     }
