@@ -15,6 +15,7 @@ pub mod memory;
 pub mod random;
 pub mod select;
 pub mod spread;
+pub mod step;
 pub mod surprise;
 pub mod trace;
 pub mod transpose;

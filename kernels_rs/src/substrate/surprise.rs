@@ -206,13 +206,14 @@ impl Graph {
         }
         self.transposed = None;
         let mut errors = crate::threads::zeros(&[how.batch.min(pairs.len()), readout.count])?;
-        for first in (0..pairs.len()).step_by(how.batch) {
-            let here = first..pairs.len().min(first + how.batch);
-            let errors = &mut errors[..here.len() * readout.count];
-            self.errors(readout, pairs, how, first, errors, &mut losses[here.clone()])?;
-            self.apply(readout, pairs, how, here, errors)?;
-        }
-        Ok(())
+        crate::threads::within(how.threads, || {
+            (0..pairs.len()).step_by(how.batch).try_for_each(|first| {
+                let here = first..pairs.len().min(first + how.batch);
+                let errors = &mut errors[..here.len() * readout.count];
+                self.errors(readout, pairs, how, first, errors, &mut losses[here.clone()])?;
+                self.apply(readout, pairs, how, here, errors)
+            })
+        })?
     }
 
     /// The errors of a batch, (pairs, count).
