@@ -70,6 +70,9 @@ pub struct Active {
 impl Active {
     /// Of equal ids the highest level; silent ones are left out.
     pub fn of(ids: &[u32], levels: &[f32]) -> Active {
+        if ids.is_sorted_by(|a, b| a < b) && !levels.contains(&0.0) {
+            return Active { ids: ids.to_vec(), levels: levels.to_vec(), scale: 1.0 };
+        }
         let mut pairs: Vec<(u32, f32)> = ids.iter().copied().zip(levels.iter().copied()).collect();
         pairs.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
         pairs.dedup_by_key(|pair| pair.0);
