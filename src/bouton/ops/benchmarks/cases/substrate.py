@@ -89,12 +89,11 @@ def _torch(run: Callable[[Inputs], tuple[Tensor, ...]]) -> Execution:
 
 
 def _kept(make: Callable[[Inputs], Any], run: Callable[[Any, Inputs], Tensor]) -> Run:
-    built: list[tuple[int, Any]] = []
+    built: list[tuple[Tensor, Any]] = []
 
     def call(x: Inputs) -> tuple[Tensor, ...]:
-        key = x["targets"].data_ptr()
-        if not built or built[0][0] != key:
-            built[:] = [(key, make(x))]
+        if not built or built[0][0] is not x["targets"]:
+            built[:] = [(x["targets"], make(x))]
         return (run(built[0][1], x),)
 
     return call
