@@ -22,6 +22,10 @@ pub mod transpose;
 pub mod working;
 
 #[cfg(test)]
+mod file_tests;
+#[cfg(test)]
+mod learn_tests;
+#[cfg(test)]
 mod tests;
 
 /// No node.
