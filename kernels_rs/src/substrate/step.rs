@@ -82,23 +82,14 @@ struct View<'a> {
     count: usize,
 }
 
-/// Ask for a row from memory.
-#[inline(always)]
-fn fetch(pool: &Pool, row: Option<&Row>, weights: bool) {
-    if let Some(row) = row {
-        let slots = row.start as usize..(row.start + row.len) as usize;
-        prefetch(bytemuck::cast_slice(&pool.target[slots.clone()]));
-        if weights {
-            prefetch(&pool.weight[slots]);
-        }
-    }
-}
-
 impl Rows {
     /// Cut every row at these nodes.
     fn cut(&mut self, pool: &Pool, nodes: &[usize]) {
         for (i, row) in self.rows.iter().enumerate() {
-            fetch(pool, self.rows.get(i + AHEAD), false);
+            if let Some(later) = self.rows.get(i + AHEAD) {
+                let slots = later.start as usize..(later.start + later.len) as usize;
+                prefetch(bytemuck::cast_slice(&pool.target[slots]));
+            }
             let targets = &pool.target[row.start as usize..(row.start + row.len) as usize];
             let mut from = 0;
             self.cuts.push(0);
@@ -107,6 +98,16 @@ impl Rows {
                 self.cuts.push(from as u32);
             }
             self.cuts.push(row.len);
+        }
+    }
+
+    /// The slots of a row that belong to one of the shares.
+    #[inline(always)]
+    fn slots(&self, row: usize, share: usize, shares: usize) -> std::ops::Range<usize> {
+        let Row { start, len, .. } = self.rows[row];
+        match self.cuts.get(row * (shares + 1) + share..) {
+            Some([from, to, ..]) => (start + from) as usize..(start + to) as usize,
+            _ => start as usize..(start + len) as usize,
         }
     }
 }
@@ -134,12 +135,12 @@ impl Part<'_> {
         let (sums, dirty, first) = (&mut *self.sums, &mut *self.dirty, self.first);
         for part in view.rows {
             for (i, row) in part.rows.iter().enumerate() {
-                fetch(view.pool, part.rows.get(i + AHEAD), true);
-                let start = row.start as usize;
-                let slots = match part.cuts.get(i * (view.shares + 1) + self.share..) {
-                    Some([from, to, ..]) => start + *from as usize..start + *to as usize,
-                    _ => start..start + row.len as usize,
-                };
+                if i + AHEAD < part.rows.len() {
+                    let later = part.slots(i + AHEAD, self.share, view.shares);
+                    prefetch(bytemuck::cast_slice(&targets[later.clone()]));
+                    prefetch(&weights[later]);
+                }
+                let slots = part.slots(i, self.share, view.shares);
                 for (&target, &weight) in targets[slots.clone()].iter().zip(&weights[slots]) {
                     let at = target as usize - first;
                     sums[at] += row.level * weight;
