@@ -5,8 +5,8 @@
     graph = substrate.Graph(labels=["rain", "wet", "sun", "dry"])
     graph.connect("causes", ["rain", "sun"], ["wet", "dry"], [0.9, 0.8])
     active = substrate.spread(graph, ["rain"], steps=2, record=True)
-    substrate.learn(graph, "co_occurs", active, create=0.1)     # Hebb: what is active together
     print(substrate.explain(graph, active, "wet"))
+    substrate.learn(graph, "co_occurs", active, create=0.01)    # Hebb: what is active together
     substrate.save(graph, "weather.graph")
     graph = substrate.open("weather.graph")
 
