@@ -46,8 +46,15 @@ impl Graph {
             self.working.floor,
             self.working.held.scale,
         ];
-        let whole =
-            [self.count as u64, self.live, self.clock as u64, self.seed, self.drawn, self.working.capacity as u64];
+        let whole = [
+            self.count as u64,
+            self.live,
+            self.clock as u64,
+            self.seed,
+            self.drawn,
+            self.working.capacity as u64,
+            self.settled as u64,
+        ];
         whole.into_iter().chain(trace).chain(floats.map(|x| x.to_bits() as u64)).collect()
     }
 
@@ -253,9 +260,9 @@ impl Reader {
     }
 
     fn graph(&self) -> Result<(Graph, Vec<u8>), String> {
-        let scalars: [u64; 15] =
+        let scalars: [u64; 16] =
             self.list("scalars")?.try_into().map_err(|_| "section 'scalars' has the wrong size".to_owned())?;
-        let [count, live, clock, seed, drawn, capacity, ring, every, offered, kept, floats @ ..] = scalars;
+        let [count, live, clock, seed, drawn, capacity, settled, ring, every, offered, kept, floats @ ..] = scalars;
         let [modulator, eligibility_scale, decay, floor, scale] = floats.map(|x| f32::from_bits(x as u32));
         let count = count as usize;
         let nodes = Nodes {
@@ -295,6 +302,7 @@ impl Reader {
             pool,
             live,
             clock: clock as u32,
+            settled: settled as u32,
             transposed: None,
             scratch: Scratch::default(),
             modulator: Modulator { value: modulator },

@@ -21,7 +21,7 @@ from bouton.substrate.changes import changes, record_changes
 from bouton.substrate.explaining import Explanation, explain, paths
 from bouton.substrate.files import open, save
 from bouton.substrate.graph import RELATIONS, Graph
-from bouton.substrate.learning import fade, forget, learn, modulate, prune, reinforce
+from bouton.substrate.learning import fade, forget, learn, modulate, prune, reinforce, settle
 from bouton.substrate.legacy import export_legacy, import_legacy
 from bouton.substrate.readout import Readout
 from bouton.substrate.replay import Replay
@@ -50,5 +50,6 @@ __all__ = [
     "record_changes",
     "reinforce",
     "save",
+    "settle",
     "spread",
 ]
