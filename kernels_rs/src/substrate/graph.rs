@@ -2,7 +2,7 @@
 
 use crate::substrate::learn::Modulator;
 use crate::substrate::memory::Buffer;
-use crate::substrate::step::Scratch;
+use crate::substrate::share::Scratch;
 use crate::substrate::trace::Trace;
 use crate::substrate::transpose::Transposed;
 use crate::substrate::working::Working;

@@ -7,7 +7,7 @@
 //! pull gathers what arrives at every node; the terms and their order are the same, and so are the results.
 
 use crate::substrate::graph::Graph;
-use crate::substrate::step::Scratch;
+use crate::substrate::share::Scratch;
 use crate::substrate::{bounded, same_length, within, MOST_LEVEL};
 use crate::threads;
 
