@@ -1,8 +1,8 @@
 //! Which instructions a kernel is compiled for, and the choice among them at run time.
 //!
 //! A kernel is one generic function over [`Isa`]; [`Level::run`] enters it through a function that allows the compiler
-//! the instructions of one level. This is the only module with `unsafe`: calls into code for a processor feature, made
-//! after the feature was found present, and a hint about memory.
+//! the instructions of one level. Besides `substrate::memory` this is the only module with `unsafe`: calls into code for a
+//! processor feature, made after the feature was found present, and a hint about memory.
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;

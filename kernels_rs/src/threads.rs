@@ -33,6 +33,17 @@ fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Res
     Ok(pool.install(work))
 }
 
+/// Run `work` where the [`for_each`] within it find the threads awake.
+pub fn within<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Result<R, String> {
+    if threads > MOST_THREADS {
+        return Err(format!("threads = {threads} must be at most {MOST_THREADS} (0: one per core)"));
+    }
+    if threads == 1 {
+        return Ok(work());
+    }
+    with_threads(threads, work)
+}
+
 /// Do all `jobs`, in any order, on `threads` threads.
 pub fn for_each<J: Send>(threads: usize, jobs: Vec<J>, work: impl Fn(J) + Send + Sync) -> Result<(), String> {
     if threads > MOST_THREADS {

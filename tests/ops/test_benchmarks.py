@@ -94,6 +94,18 @@ def test_a_wrong_kernel_is_reported_and_not_timed(mine: Execution, quantity: str
     assert "mine is WRONG, not timed" in report.table([result])
 
 
+def test_what_has_no_gradients_is_checked_by_its_outputs() -> None:
+    def rounded(shift: float) -> Execution:
+        run = lambda x: (x["a"] * x["x"].detach().square() + shift,)  # noqa: E731
+        return Execution("mine", lambda device, dtype: run, ours=True)
+
+    for shift, quantities in ((0.0, []), (1e-3, ["y"]), (math.nan, ["y"])):
+        case = dataclasses.replace(toy(rounded(shift)), trained=(), passes=(FORWARD,))
+        (result,) = measure_all([case], QUICK)
+        assert list(result["wrong"].get("mine", {})) == quantities
+        assert ("mine" in result["passes"][FORWARD]) == (not quantities)
+
+
 def test_a_kernel_that_raises_in_the_gate_is_wrong_and_one_that_cannot_be_made_is_left_out() -> None:
     def crash(x: Inputs) -> tuple[Tensor, ...]:
         raise RuntimeError("no such thing\nmore lines")
@@ -222,7 +234,7 @@ def test_every_registered_op_of_the_platform_has_cases() -> None:
         for shapes in ("issue", "sweep", "all", "small"):
             found = [(case.op, case.name) for case in cases(None, device, shapes)]
             assert len(found) == len(set(found)), "memory is measured in a process that finds the case by its name"
-    assert set(ops()) <= set(backends.ops())
+    assert set(ops()) - {"substrate"} <= set(backends.ops()), "the graph is an engine, not an op with backends"
 
 
 def test_the_issue_names_these_cases() -> None:

@@ -17,6 +17,7 @@ from bouton.substrate import (
     prune,
     record_changes,
     reinforce,
+    settle,
     spread,
 )
 from bouton.substrate.changes import RULES
@@ -80,6 +81,23 @@ def test_pruning_takes_the_weakest_of_silent_nodes() -> None:
     assert prune(graph, "r", 0.25) == 1 and graph.edges == 1
     forget(graph, "r", 0.5)
     assert graph.weight("r", 0, 2) == pytest.approx(-0.15)
+
+
+def test_thresholds_settle_where_nodes_are_active_as_often_as_wanted() -> None:
+    graph = Graph(3)
+    graph.relation("r", 1.0)
+    graph.connect("r", [0, 0], [1, 2], [0.5, 0.05])
+    graph.set([0, 1, 2], decay=0.0)
+    for _ in range(4):
+        spread(graph, 0, steps=1)
+    settle(graph, 0.25, eta=0.2)
+    assert graph.node_array("threshold").tolist() == pytest.approx([0.0, 0.15, 0.15])
+    assert graph.node_array("fired").tolist() == [0, 0, 0]
+    assert spread(graph, 0, steps=1).ids.tolist() == [1], "the weak one falls silent"
+    settle(graph, 0.25, eta=0.2)
+    assert graph.node_array("threshold").tolist() == pytest.approx([0.0, 0.3, 0.1])
+    with pytest.raises(ValueError, match="rate = 2 must be from 0 to 1"):
+        settle(graph, 2.0)
 
 
 def test_a_delayed_reward_reaches_the_edges_that_were_active() -> None:

@@ -87,6 +87,9 @@ def test_goals_groups_and_convergence() -> None:
     assert found.level(1) == pytest.approx(0.4 / 0.15, rel=1e-2)
     inhibited = spread(graph, 0, steps=1, groups=[2**32 - 1, 4, 4, 4, 4, 4])
     assert inhibited.ids.tolist() == [0, 1] and inhibited.top(1) == [(0, 1.0)]
+    graph.set([2, 3, 4, 5], kind=1)
+    assert spread(graph, 0, steps=1, groups="kind").ids.tolist() == [0, 2], "the best of either kind"
+    assert spread(graph, 0, steps=1, groups="kind", group_top_k=2).ids.tolist() == [0, 1, 2, 3]
     assert overlap(found, found) == 1.0 and 0 < overlap(found, inhibited) < 1
 
 
@@ -117,6 +120,7 @@ def test_working_memory_equals_its_definition() -> None:
         ({"epsilon": -1.0}, "epsilon = -1 must be at least 0"),
         ({"levels": [1.0, 2.0]}, "levels has shape"),
         ({"groups": [1]}, "groups has 1 elements, but the graph has 3"),
+        ({"groups": "sort"}, "groups = 'sort' is unknown; known: kind"),
         ({"goals": [7]}, "goals contains 7"),
         ({"steps": -1}, "steps = -1 must be at least 0"),
         ({"threads": 5000, "mode": "pull"}, "threads"),

@@ -103,6 +103,8 @@ class Thermostat(Mechanism):
 class TinyBody(nn.Module):
     """An embedding, a hidden layer, dropout and a head."""
 
+    num_labels: int | None = None
+
     def __init__(self, width: int, dropout: float, kill_at: int = 0, vocab: int = VOCAB) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)

@@ -323,6 +323,10 @@ impl Graph {
         py.detach(|| self.graph.learn(relation.0, pre, post, &how)).map_err(invalid)
     }
 
+    fn settle(&mut self, py: Python<'_>, rate: f32, eta: f32) -> PyResult<()> {
+        py.detach(|| self.graph.settle(rate, eta)).map_err(invalid)
+    }
+
     fn fade(&mut self, py: Python<'_>, keep: f32) -> PyResult<()> {
         py.detach(|| self.graph.fade(keep)).map_err(invalid)
     }

@@ -14,7 +14,8 @@ use bytemuck::{cast_slice, Pod};
 use crate::substrate::graph::{Graph, Layer, Nodes, Pool, Relation};
 use crate::substrate::learn::Modulator;
 use crate::substrate::memory::{Buffer, Memory};
-use crate::substrate::spread::{Active, Scratch};
+use crate::substrate::share::Scratch;
+use crate::substrate::spread::Active;
 use crate::substrate::trace::{Trace, WORDS};
 use crate::substrate::working::Working;
 use crate::threads::for_each;
@@ -45,8 +46,15 @@ impl Graph {
             self.working.floor,
             self.working.held.scale,
         ];
-        let whole =
-            [self.count as u64, self.live, self.clock as u64, self.seed, self.drawn, self.working.capacity as u64];
+        let whole = [
+            self.count as u64,
+            self.live,
+            self.clock as u64,
+            self.seed,
+            self.drawn,
+            self.working.capacity as u64,
+            self.settled as u64,
+        ];
         whole.into_iter().chain(trace).chain(floats.map(|x| x.to_bits() as u64)).collect()
     }
 
@@ -90,9 +98,9 @@ impl Graph {
         let memory = Arc::new(Memory::of_file(&file).map_err(named)?);
         let table = table(memory.bytes()).map_err(named)?;
         if verify {
-            check(memory.bytes(), &table, threads).map_err(named)?;
+            check(&Memory::to_read(&file).map_err(named)?, &table, threads).map_err(named)?;
         }
-        Reader { memory, table }.graph(verify).map_err(named)
+        Reader { memory, table }.graph().map_err(named)
     }
 }
 
@@ -181,25 +189,45 @@ fn table(bytes: &[u8]) -> Result<Vec<Entry>, String> {
     entries.collect()
 }
 
-/// Compare all checksums, block by block on all threads.
+/// Compare all checksums, block by block on all threads; then no row may leave the pool and no edge the nodes, as in a
+/// file of good checksums that somebody else made.
 fn check(bytes: &[u8], table: &[Entry], threads: usize) -> Result<(), String> {
-    let blocks: Vec<(usize, &[u8])> = table
-        .iter()
-        .enumerate()
-        .flat_map(|(i, entry)| {
-            bytes[entry.offset..entry.offset + entry.bytes].chunks(BLOCK).map(move |block| (i, block))
-        })
-        .collect();
-    let mut sums: Vec<crc32fast::Hasher> = vec![crc32fast::Hasher::new(); blocks.len()];
-    for_each(threads, sums.iter_mut().zip(&blocks).collect(), |(sum, (_, block))| sum.update(block))?;
+    let of = |entry: &Entry| &bytes[entry.offset..entry.offset + entry.bytes];
+    let blocks: Vec<(usize, &[u8])> =
+        table.iter().enumerate().flat_map(|(i, entry)| of(entry).chunks(BLOCK).map(move |block| (i, block))).collect();
+    let is_target: Vec<bool> = table.iter().map(|entry| entry.name == "target").collect();
+    let mut found: Vec<(crc32fast::Hasher, u32)> = vec![(crc32fast::Hasher::new(), 0); blocks.len()];
+    for_each(threads, found.iter_mut().zip(&blocks).collect(), |((sum, most), (section, block))| {
+        sum.update(block);
+        if is_target[*section] {
+            // While the block is at hand.
+            *most =
+                bytemuck::try_cast_slice(block).map_or(0, |targets: &[u32]| targets.iter().fold(0, |m, &t| m.max(t)));
+        }
+    })?;
     let mut whole: Vec<crc32fast::Hasher> = vec![crc32fast::Hasher::new(); table.len()];
-    for ((i, _), sum) in blocks.iter().zip(&sums) {
-        whole[*i].combine(sum);
+    for ((section, _), (sum, _)) in blocks.iter().zip(&found) {
+        whole[*section].combine(sum);
     }
-    match table.iter().zip(whole).find(|(entry, sum)| sum.clone().finalize() != entry.crc) {
-        Some((entry, _)) => Err(format!("section '{}' is damaged", entry.name)),
-        None => Ok(()),
+    if let Some((entry, _)) = table.iter().zip(whole).find(|(entry, sum)| sum.clone().finalize() != entry.crc) {
+        return Err(format!("section '{}' is damaged", entry.name));
     }
+    let size = |name: &str| table.iter().find(|entry| entry.name == name).map_or(0, |entry| entry.bytes);
+    let (nodes, slots) = (size("kind"), size("target") / size_of::<u32>());
+    if slots > 0 && found.iter().any(|&(_, most)| most as usize >= nodes) {
+        return Err("section 'target' names a node that does not exist".into());
+    }
+    for entry in table {
+        let Some(relation) = entry.name.strip_prefix("rows ") else { continue };
+        let room = table.iter().find(|other| other.name.strip_prefix("room ") == Some(relation)).map_or(&[][..], of);
+        let rows: &[[u32; 2]] = bytemuck::try_cast_slice(of(entry)).unwrap_or(&[]);
+        let room: &[u32] = bytemuck::try_cast_slice(room).unwrap_or(&[]);
+        let inside = |(&[start, len], &room): (&[u32; 2], &u32)| len <= room && start as usize + room as usize <= slots;
+        if rows.len() != room.len() || !rows.iter().zip(room).all(inside) {
+            return Err(format!("section '{}' has a row outside of the edges", entry.name));
+        }
+    }
+    Ok(())
 }
 
 struct Reader {
@@ -231,10 +259,10 @@ impl Reader {
         Buffer::mapped(self.memory.clone(), entry.offset, len)
     }
 
-    fn graph(&self, verify: bool) -> Result<(Graph, Vec<u8>), String> {
-        let scalars: [u64; 15] =
+    fn graph(&self) -> Result<(Graph, Vec<u8>), String> {
+        let scalars: [u64; 16] =
             self.list("scalars")?.try_into().map_err(|_| "section 'scalars' has the wrong size".to_owned())?;
-        let [count, live, clock, seed, drawn, capacity, ring, every, offered, kept, floats @ ..] = scalars;
+        let [count, live, clock, seed, drawn, capacity, settled, ring, every, offered, kept, floats @ ..] = scalars;
         let [modulator, eligibility_scale, decay, floor, scale] = floats.map(|x| f32::from_bits(x as u32));
         let count = count as usize;
         let nodes = Nodes {
@@ -274,6 +302,7 @@ impl Reader {
             pool,
             live,
             clock: clock as u32,
+            settled: settled as u32,
             transposed: None,
             scratch: Scratch::default(),
             modulator: Modulator { value: modulator },
@@ -283,27 +312,6 @@ impl Reader {
             seed,
             drawn,
         };
-        if verify {
-            graph.check_rows()?;
-        }
         Ok((graph, self.bytes("extra")?.to_vec()))
-    }
-}
-
-impl Graph {
-    /// `Err` if a row leaves the pool or an edge the nodes: a file of good checksums made by somebody else.
-    fn check_rows(&self) -> Result<(), String> {
-        let slots = self.pool.target.len() as u64;
-        for (relation, layer) in self.layers.iter().enumerate() {
-            let rows = layer.place.iter().zip(&layer.room[..]);
-            let inside = |(&[start, len], &room): (&[u32; 2], &u32)| len <= room && start as u64 + room as u64 <= slots;
-            if !rows.into_iter().all(inside) {
-                return Err(format!("section 'rows {relation}' has a row outside of the edges"));
-            }
-        }
-        if self.pool.target.iter().fold(0, |most, &t| most.max(t)) as usize >= self.count.max(1) {
-            return Err("section 'target' names a node that does not exist".into());
-        }
-        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::substrate::learn::Modulator;
 use crate::substrate::memory::Buffer;
-use crate::substrate::spread::Scratch;
+use crate::substrate::share::Scratch;
 use crate::substrate::trace::Trace;
 use crate::substrate::transpose::Transposed;
 use crate::substrate::working::Working;
@@ -33,7 +33,7 @@ pub struct Nodes {
     pub bias: Buffer<f32>,
     /// What the node stands for; the meaning of the numbers is the caller's.
     pub kind: Buffer<u8>,
-    /// Steps in which the node was active, and the last of them.
+    /// Steps in which the node was active since thresholds settled, and the last of all.
     pub fired: Buffer<u32>,
     pub last: Buffer<u32>,
 }
@@ -57,6 +57,8 @@ pub struct Graph {
     pub live: u64,
     /// Steps of spreading so far.
     pub clock: u32,
+    /// The clock when thresholds settled.
+    pub settled: u32,
     pub transposed: Option<Transposed>,
     pub scratch: Scratch,
     pub modulator: Modulator,
@@ -128,6 +130,7 @@ impl Graph {
             },
             live: 0,
             clock: 0,
+            settled: 0,
             transposed: None,
             scratch: Scratch::default(),
             modulator: Modulator { value: 0.0 },

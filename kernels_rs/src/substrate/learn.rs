@@ -223,6 +223,22 @@ impl Graph {
         Ok(())
     }
 
+    /// Homeostasis: thresholds move by `eta` times what the share of steps in which a node was active is above `rate`, but
+    /// not below 0; then counting begins anew.
+    pub fn settle(&mut self, rate: f32, eta: f32) -> Result<(), String> {
+        if !(0.0..=1.0).contains(&rate) {
+            return Err(format!("rate = {rate} must be from 0 to 1"));
+        }
+        bounded("eta", &[eta], MOST_WEIGHT)?;
+        let steps = (self.clock - self.settled).max(1) as f32;
+        for (threshold, fired) in self.nodes.threshold.iter_mut().zip(&mut self.nodes.fired[..]) {
+            *threshold = (*threshold + eta * (*fired as f32 / steps - rate)).clamp(0.0, MOST_LEVEL);
+            *fired = 0;
+        }
+        self.settled = self.clock;
+        Ok(())
+    }
+
     /// Remove up to `budget` edges of a relation, the weakest first: those with |weight| below `below`, if `idle` is
     /// given only where the source was not active in the last `idle` steps. Returns how many.
     pub fn prune(&mut self, relation: usize, below: f32, idle: Option<u32>, budget: usize) -> Result<usize, String> {

@@ -41,6 +41,12 @@ impl Memory {
         Ok(Memory { map: map.into() })
     }
 
+    /// The whole file as it is now, all pages at once, to be looked through and let go.
+    pub fn to_read(file: &File) -> Result<impl std::ops::Deref<Target = [u8]>, String> {
+        // SAFETY: as above; it is never written.
+        unsafe { MmapOptions::new().populate().map(file) }.map_err(|error| error.to_string())
+    }
+
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the map is that long and lives as long as `self`; it is read before any buffer of it is written.
         unsafe { std::slice::from_raw_parts(self.map.as_ptr(), self.map.len()) }

@@ -14,12 +14,19 @@ pub mod learn;
 pub mod memory;
 pub mod random;
 pub mod select;
+pub mod share;
 pub mod spread;
+pub mod step;
 pub mod surprise;
 pub mod trace;
 pub mod transpose;
+pub mod update;
 pub mod working;
 
+#[cfg(test)]
+mod file_tests;
+#[cfg(test)]
+mod learn_tests;
 #[cfg(test)]
 mod tests;
 

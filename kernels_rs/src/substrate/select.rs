@@ -42,7 +42,7 @@ pub fn pivot(levels: &[f32], share: f64, signed: bool) -> f32 {
     *sample.select_nth_unstable_by(rank, |a, b| b.total_cmp(a)).1
 }
 
-/// One pass over the touched blocks.
+/// One pass over the touched blocks; `levels` is padded with zeros to whole blocks.
 pub struct Scan<'a> {
     pub first: usize,
     pub levels: &'a [f32],
@@ -55,26 +55,45 @@ pub struct Scan<'a> {
 impl Job for Scan<'_> {
     #[inline(always)]
     fn run<I: Isa>(self) {
+        if self.signed {
+            self.with(f32::abs);
+        } else {
+            self.with(|x| x);
+        }
+    }
+}
+
+impl Scan<'_> {
+    #[inline(always)]
+    fn with(self, size: impl Fn(f32) -> f32) {
         const LANES: usize = 16;
-        let Scan { first, levels, dirty, threshold, signed, found } = self;
-        let pivot = found.pivot;
-        found.ids.clear();
-        found.levels.clear();
-        for (block, _) in dirty.iter().enumerate().filter(|(_, &touched)| touched != 0) {
-            let begin = block * BLOCK;
-            for (part, x) in levels[begin..levels.len().min(begin + BLOCK)].chunks(LANES).enumerate() {
-                // Mostly all sixteen are below the pivot, which one comparison of their maximum tells.
-                let magnitude = |x: f32| if signed { x.abs() } else { x };
-                let highest = x.iter().fold(0f32, |most, &x| if magnitude(x) > most { magnitude(x) } else { most });
-                if highest < pivot || highest == 0.0 {
+        // Above zero, and not below the pivot.
+        let least = self.found.pivot.max(f32::from_bits(1));
+        let Candidates { ids, levels, .. } = self.found;
+        ids.clear();
+        levels.clear();
+        let (blocks, _) = self.levels.as_chunks::<BLOCK>();
+        for (block, (x, _)) in blocks.iter().zip(self.dirty).enumerate().filter(|(_, (_, &touched))| touched != 0) {
+            let (parts, _) = x.as_chunks::<LANES>();
+            for (part, x) in parts.iter().enumerate() {
+                // Mostly all sixteen are below, which one comparison tells.
+                let mut above = 0u32;
+                for &x in x {
+                    above |= (size(x) >= least) as u32;
+                }
+                if above == 0 {
                     continue;
                 }
-                for (j, &level) in x.iter().enumerate() {
-                    let size = magnitude(level);
-                    let at = begin + part * LANES + j;
-                    if size >= pivot && size > 0.0 && size >= threshold[at] {
-                        found.ids.push((first + at) as u32);
-                        found.levels.push(level);
+                let (mut lanes, mut count) = ([0u8; LANES], 0);
+                for (j, &x) in x.iter().enumerate() {
+                    lanes[count & (LANES - 1)] = j as u8;
+                    count += (size(x) >= least) as usize;
+                }
+                for &j in &lanes[..count.min(LANES)] {
+                    let at = block * BLOCK + part * LANES + j as usize;
+                    if size(x[j as usize]) >= self.threshold[at] {
+                        ids.push((self.first + at) as u32);
+                        levels.push(x[j as usize]);
                     }
                 }
             }

@@ -6,19 +6,10 @@
 //! wanted, divided by the total activity; goals are set to their strength. Push adds along the rows of active nodes,
 //! pull gathers what arrives at every node; the terms and their order are the same, and so are the results.
 
-use crate::isa::{prefetch, Level};
-use crate::substrate::graph::{Graph, Layer, Nodes, Pool};
-use crate::substrate::select::{best, block_of, inhibit, pivot, Candidates, Scan, BLOCK};
-use crate::substrate::transpose::Transposed;
+use crate::substrate::graph::Graph;
+use crate::substrate::share::Scratch;
 use crate::substrate::{bounded, same_length, within, MOST_LEVEL};
-use crate::threads::for_each;
-
-/// Pull once more than this share of all edges would be pushed along, if the transpose is there.
-const SHARE_FOR_PULL: f64 = 0.1;
-/// Edges below which a second thread costs more than it helps.
-const WORTH_THREADS: u64 = 1 << 14;
-/// Rows between the one that is asked for from memory and the one that is read.
-const AHEAD: usize = 8;
+use crate::threads;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -79,6 +70,9 @@ pub struct Active {
 impl Active {
     /// Of equal ids the highest level; silent ones are left out.
     pub fn of(ids: &[u32], levels: &[f32]) -> Active {
+        if ids.is_sorted_by(|a, b| a < b) && !levels.contains(&0.0) {
+            return Active { ids: ids.to_vec(), levels: levels.to_vec(), scale: 1.0 };
+        }
         let mut pairs: Vec<(u32, f32)> = ids.iter().copied().zip(levels.iter().copied()).collect();
         pairs.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
         pairs.dedup_by_key(|pair| pair.0);
@@ -100,161 +94,6 @@ pub struct Outcome {
     pub edges: u64,
     /// The seeds and the active nodes after each step, if recorded.
     pub history: Vec<Active>,
-}
-
-/// Room that is kept between calls; all zeros between them.
-#[derive(Default)]
-pub struct Scratch {
-    sums: Vec<f32>,
-    dirty: Vec<u8>,
-    levels: Vec<f32>,
-    scaled: Vec<Vec<f32>>,
-    parts: Vec<Candidates>,
-}
-
-impl Scratch {
-    pub fn bytes(&self) -> usize {
-        let scaled: usize = self.scaled.iter().map(Vec::capacity).sum();
-        4 * (self.sums.capacity() + self.levels.capacity() + scaled) + self.dirty.capacity()
-    }
-
-    fn prepare(&mut self, nodes: usize) {
-        let whole = nodes.next_multiple_of(BLOCK);
-        if self.sums.len() != whole {
-            *self = Scratch {
-                sums: vec![0.0; whole],
-                dirty: vec![0; whole / BLOCK],
-                levels: vec![0.0; nodes],
-                ..Scratch::default()
-            };
-        }
-    }
-}
-
-/// A row along which a level is pushed.
-#[derive(Clone, Copy)]
-struct Row {
-    start: u32,
-    len: u32,
-    /// The level times the weight of the relation.
-    level: f32,
-}
-
-/// The nodes `first..` of which one thread makes the sums.
-struct Part<'a> {
-    first: usize,
-    sums: &'a mut [f32],
-    dirty: &'a mut [u8],
-    found: &'a mut Candidates,
-}
-
-/// What all parts read.
-struct View<'a> {
-    nodes: &'a Nodes,
-    pool: &'a Pool,
-    active: &'a Active,
-    rows: &'a [Row],
-    count: usize,
-}
-
-impl Part<'_> {
-    fn clear(&mut self) {
-        for (block, touched) in self.dirty.iter_mut().enumerate().filter(|(_, touched)| **touched != 0) {
-            self.sums[block * BLOCK..(block + 1) * BLOCK].fill(0.0);
-            *touched = 0;
-        }
-    }
-
-    fn whole(&self, count: usize) -> bool {
-        self.first == 0 && self.sums.len() >= count
-    }
-
-    fn push(&mut self, view: &View<'_>) {
-        self.clear();
-        let end = self.first + self.sums.len();
-        let ids = &view.active.ids;
-        let here =
-            ids.partition_point(|&id| (id as usize) < self.first)..ids.partition_point(|&id| (id as usize) < end);
-        for (&id, &level) in ids[here.clone()].iter().zip(&view.active.levels[here]) {
-            // Added to a zero, as in a pull: a product that is minus zero must not stay one.
-            self.sums[id as usize - self.first] += level * view.nodes.decay[id as usize];
-            self.dirty[block_of(id as usize - self.first)] = 1;
-        }
-        let (targets, weights, whole) = (&view.pool.target[..], &view.pool.weight[..], self.whole(view.count));
-        for (i, row) in view.rows.iter().enumerate() {
-            if let Some(later) = view.rows.get(i + AHEAD) {
-                let later = later.start as usize..(later.start + later.len) as usize;
-                prefetch(bytemuck::cast_slice(&targets[later.clone()]));
-                prefetch(&weights[later]);
-            }
-            let slots = row.start as usize..(row.start + row.len) as usize;
-            let (mut targets, mut weights) = (&targets[slots.clone()], &weights[slots]);
-            if !whole {
-                let from = targets.partition_point(|&to| (to as usize) < self.first);
-                let to = from + targets[from..].partition_point(|&to| (to as usize) < end);
-                (targets, weights) = (&targets[from..to], &weights[from..to]);
-            }
-            for (&target, &weight) in targets.iter().zip(weights) {
-                let at = target as usize - self.first;
-                self.sums[at] += row.level * weight;
-                self.dirty[block_of(at)] = 1;
-            }
-        }
-    }
-
-    fn pull(&mut self, view: &View<'_>, levels: &[f32], transposed: &Transposed, scaled: &[Vec<f32>]) {
-        let nodes = self.first..view.count.min(self.first + self.sums.len());
-        self.dirty.fill(1);
-        for ((sum, &level), &decay) in
-            self.sums.iter_mut().zip(&levels[nodes.clone()]).zip(&view.nodes.decay[nodes.clone()])
-        {
-            *sum = 0.0 + level * decay;
-        }
-        for (incoming, scaled) in transposed.layers.iter().zip(scaled) {
-            let levels = if scaled.is_empty() { levels } else { scaled };
-            let starts = &incoming.start[nodes.start..=nodes.end];
-            let mut begin = starts[0] as usize;
-            for (sum, &end) in self.sums.iter_mut().zip(&starts[1..]) {
-                let end = end as usize;
-                let mut total = *sum;
-                for (&source, &weight) in incoming.source[begin..end].iter().zip(&incoming.weight[begin..end]) {
-                    total += levels[source as usize] * weight;
-                }
-                *sum = total;
-                begin = end;
-            }
-        }
-    }
-
-    fn scan(&mut self, view: &View<'_>, pivot: f32, signed: bool, level: Level) {
-        self.found.pivot = pivot;
-        let count = view.count.min(self.first + self.sums.len()) - self.first;
-        level.run(Scan {
-            first: self.first,
-            levels: &self.sums[..count],
-            dirty: self.dirty,
-            threshold: &view.nodes.threshold[self.first..self.first + count],
-            signed,
-            found: self.found,
-        });
-    }
-}
-
-/// Cut the sums at these block-aligned nodes.
-fn parts<'a>(
-    cuts: &[usize],
-    mut sums: &'a mut [f32],
-    mut dirty: &'a mut [u8],
-    found: &'a mut [Candidates],
-) -> Vec<Part<'a>> {
-    let mut parts = Vec::with_capacity(found.len());
-    for (bounds, found) in cuts.windows(2).zip(found) {
-        let (here, later) = sums.split_at_mut(bounds[1] - bounds[0]);
-        let (mine, others) = dirty.split_at_mut((bounds[1] - bounds[0]) / BLOCK);
-        (sums, dirty) = (later, others);
-        parts.push(Part { first: bounds[0], sums: here, dirty: mine, found });
-    }
-    parts
 }
 
 impl Options<'_> {
@@ -289,169 +128,48 @@ impl Graph {
         }
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.prepare(self.count);
-        let outcome = self.steps(Active::of(ids, levels), options, &mut scratch);
+        let seeds = Active::of(ids, levels);
+        let outcome = threads::within(options.threads, || self.steps(seeds, options, &mut scratch));
         // Whatever happened, the next call finds zeros.
-        let whole = scratch.sums.len();
-        scratch.parts.resize_with(scratch.parts.len().max(1), Candidates::default);
-        parts(&[0, whole], &mut scratch.sums, &mut scratch.dirty, &mut scratch.parts).iter_mut().for_each(Part::clear);
+        scratch.clear();
         self.scratch = scratch;
-        outcome
+        outcome?
     }
 
     fn steps(&mut self, seeds: Active, options: &Options<'_>, scratch: &mut Scratch) -> Result<Outcome, String> {
         let mut active = seeds;
         let goals = Active::of(options.goals, &vec![options.goal_strength; options.goals.len()]);
         put_goals(&mut active, &goals);
-        let mut outcome = Outcome {
-            active: Active::default(),
-            steps: 0,
-            converged: active.ids.is_empty(),
-            edges: 0,
-            history: Vec::new(),
-        };
-        let mut failed = None;
-        if options.record {
-            outcome.history.push(active.clone());
-        }
-        for (&id, &level) in active.ids.iter().zip(&active.levels) {
-            scratch.levels[id as usize] = level;
-        }
-        while outcome.steps < options.steps && !outcome.converged {
-            let (mut next, edges) = match self.step(&active, options, scratch) {
-                Ok(found) => found,
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
-            };
+        let (mut steps, mut edges, mut history) = (0, 0, Vec::new());
+        let mut converged = active.ids.is_empty();
+        while steps < options.steps && !converged {
+            if options.record && steps == 0 {
+                history.push(active.clone());
+            }
+            // The seeds were set, they did not fire.
+            let (mut next, passed) = self.step(&active, steps > 0, options, scratch)?;
             put_goals(&mut next, &goals);
-            let residual = replace(&active, &next, &mut scratch.levels);
             self.clock = self.clock.saturating_add(1);
-            for &id in &next.ids {
-                let fired = &mut self.nodes.fired[id as usize];
-                *fired = fired.saturating_add(1);
-                self.nodes.last[id as usize] = self.clock;
-            }
+            converged = next.ids.is_empty() || (options.epsilon > 0.0 && change(&active, &next) < options.epsilon);
             active = next;
-            outcome.steps += 1;
-            outcome.edges += edges;
-            outcome.converged = active.ids.is_empty() || residual < options.epsilon;
+            steps += 1;
+            edges += passed;
             if options.record {
-                outcome.history.push(active.clone());
+                history.push(active.clone());
             }
         }
+        if steps > 0 {
+            self.fire(&active);
+        }
+        Ok(Outcome { active, steps, converged, edges, history })
+    }
+
+    fn fire(&mut self, active: &Active) {
         for &id in &active.ids {
-            scratch.levels[id as usize] = 0.0;
+            let fired = &mut self.nodes.fired[id as usize];
+            *fired = fired.saturating_add(1);
+            self.nodes.last[id as usize] = self.clock;
         }
-        outcome.active = active;
-        failed.map_or(Ok(outcome), Err)
-    }
-
-    /// The nodes that are active after one step, without goals, and the number of edges passed.
-    fn step(&self, active: &Active, options: &Options<'_>, scratch: &mut Scratch) -> Result<(Active, u64), String> {
-        let used: Vec<(usize, f32)> = self.used().collect();
-        let rows = self.rows(active, &used);
-        let pushed: u64 = rows.iter().map(|row| row.len as u64).sum();
-        let pull = match options.mode {
-            Mode::Push => None,
-            Mode::Auto if (pushed as f64) < SHARE_FOR_PULL * self.live as f64 => None,
-            _ => self.transposed.as_ref(),
-        };
-        let edges = if pull.is_some() { self.live } else { pushed };
-        let threads = match options.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            more => more,
-        };
-        let threads = if edges < WORTH_THREADS { 1 } else { threads };
-        let view = View { nodes: &self.nodes, pool: &self.pool, active, rows: &rows, count: self.count };
-        let Scratch { sums, dirty, levels, scaled, parts: found } = scratch;
-        if let Some(transposed) = pull {
-            scale(active, &used, levels.len(), scaled);
-            debug_assert_eq!(transposed.layers.len(), used.len());
-        }
-        let cuts = self.cuts(threads, sums.len(), pull);
-        found.resize_with(cuts.len() - 1, Candidates::default);
-        let (k, signed, level) = (options.k, options.signed, Level::best());
-        let share = k as f64 / self.count.max(1) as f64;
-        for_each(threads, parts(&cuts, sums, dirty, found), |mut part| {
-            match pull {
-                Some(transposed) => part.pull(&view, levels, transposed, scaled),
-                None => part.push(&view),
-            }
-            let estimate = pivot(part.sums, share, signed);
-            part.scan(&view, estimate, signed, level);
-        })?;
-        if pull.is_some() {
-            unscale(active, scaled);
-        }
-        let mut next = Active { scale: 1.0, ..Active::default() };
-        if !best(&found.iter().collect::<Vec<_>>(), k, &mut next.ids, &mut next.levels) {
-            for_each(threads, parts(&cuts, sums, dirty, found), |mut part| part.scan(&view, 0.0, signed, level))?;
-            best(&found.iter().collect::<Vec<_>>(), k, &mut next.ids, &mut next.levels);
-        }
-        if let Some((groups, most)) = options.groups {
-            inhibit(groups, most, &mut next.ids, &mut next.levels);
-        }
-        next.levels.iter_mut().for_each(|level| *level = saturate(*level, options.saturation));
-        if let Some(gain) = options.gain {
-            let total: f64 = next.levels.iter().map(|level| level.abs() as f64).sum();
-            next.scale = (gain as f64 / (1.0 + total)) as f32;
-            next.levels.iter_mut().for_each(|level| *level *= next.scale);
-        }
-        Ok((next, edges))
-    }
-
-    /// The rows of the active nodes, relation by relation.
-    fn rows(&self, active: &Active, used: &[(usize, f32)]) -> Vec<Row> {
-        let mut rows = Vec::with_capacity(active.ids.len() * used.len());
-        for &(relation, weight) in used {
-            let layer: &Layer = &self.layers[relation];
-            rows.extend(active.ids.iter().zip(&active.levels).filter_map(|(&id, &level)| {
-                let [start, len] = layer.place[id as usize];
-                (len > 0).then_some(Row { start, len, level: level * weight })
-            }));
-        }
-        rows
-    }
-
-    /// Where to cut the nodes for this many threads: equal numbers of nodes, or for a pull of edges.
-    fn cuts(&self, threads: usize, end: usize, pull: Option<&Transposed>) -> Vec<usize> {
-        let heaviest = pull.and_then(|transposed| transposed.layers.iter().max_by_key(|layer| layer.source.len()));
-        let mut cuts: Vec<usize> = (0..=threads)
-            .map(|i| match heaviest {
-                Some(layer) if i < threads => {
-                    let wanted = (layer.source.len() * i / threads) as u32;
-                    layer.start.partition_point(|&start| start < wanted) / BLOCK * BLOCK
-                }
-                _ => (end / BLOCK) * i / threads * BLOCK,
-            })
-            .collect();
-        cuts.dedup();
-        cuts
-    }
-}
-
-/// The sum as a level.
-pub fn saturate(sum: f32, most: f32) -> f32 {
-    sum.clamp(-most, most)
-}
-
-/// Dense levels times the weight of each relation; none where that is 1.
-fn scale(active: &Active, used: &[(usize, f32)], count: usize, scaled: &mut Vec<Vec<f32>>) {
-    scaled.resize_with(used.len(), Vec::new);
-    for (dense, &(_, weight)) in scaled.iter_mut().zip(used) {
-        dense.resize(if weight == 1.0 { 0 } else { count }, 0.0);
-        if !dense.is_empty() {
-            for (&id, &level) in active.ids.iter().zip(&active.levels) {
-                dense[id as usize] = level * weight;
-            }
-        }
-    }
-}
-
-fn unscale(active: &Active, scaled: &mut [Vec<f32>]) {
-    for dense in scaled.iter_mut().filter(|dense| !dense.is_empty()) {
-        active.ids.iter().for_each(|&id| dense[id as usize] = 0.0);
     }
 }
 
@@ -466,16 +184,17 @@ fn put_goals(active: &mut Active, goals: &Active) {
     }
 }
 
-/// Put the new levels in place of the old ones in the dense array; returns the relative change.
-fn replace(old: &Active, new: &Active, dense: &mut [f32]) -> f64 {
-    let magnitudes = |levels: &[f32]| levels.iter().map(|level| level.abs() as f64).sum::<f64>();
-    let (mut change, mut gone) = (0f64, magnitudes(&old.levels));
+/// Sum of the magnitudes of all changes over that of the new levels.
+fn change(old: &Active, new: &Active) -> f64 {
+    let mut before = old.ids.iter().zip(&old.levels).peekable();
+    let (mut changes, mut total) = (0f64, 0f64);
     for (&id, &level) in new.ids.iter().zip(&new.levels) {
-        let before = dense[id as usize];
-        change += (level as f64 - before as f64).abs();
-        gone -= before.abs() as f64;
+        while let Some((_, &gone)) = before.next_if(|&(&other, _)| other < id) {
+            changes += gone.abs() as f64;
+        }
+        let was = before.next_if(|&(&other, _)| other == id).map_or(0.0, |(_, &was)| was);
+        changes += (level as f64 - was as f64).abs();
+        total += level.abs() as f64;
     }
-    old.ids.iter().for_each(|&id| dense[id as usize] = 0.0);
-    new.ids.iter().zip(&new.levels).for_each(|(&id, &level)| dense[id as usize] = level);
-    (change + gone.max(0.0)) / magnitudes(&new.levels)
+    (changes + before.map(|(_, &gone)| gone.abs() as f64).sum::<f64>()) / total
 }

@@ -8,8 +8,7 @@
 use crate::isa::{Isa, Job, Level};
 use crate::math::exp_pair;
 use crate::substrate::graph::Graph;
-use crate::substrate::learn::{check_clip, code};
-use crate::substrate::trace::{Change, WORDS};
+use crate::substrate::learn::check_clip;
 use crate::substrate::{bounded, same_length, within, MOST_LEVEL, MOST_WEIGHT, NONE};
 use crate::threads::for_each;
 
@@ -120,7 +119,7 @@ impl Pairs<'_> {
     }
 
     /// Node and level of each member of a pair's context.
-    fn context(&self, pair: usize) -> impl Iterator<Item = (u32, f32)> + '_ {
+    pub(super) fn context(&self, pair: usize) -> impl Iterator<Item = (u32, f32)> + '_ {
         let here = pair * self.width..(pair + 1) * self.width;
         let levels = self.levels.map(|levels| &levels[here.clone()]);
         let nodes = self.contexts[here].iter().enumerate();
@@ -206,13 +205,14 @@ impl Graph {
         }
         self.transposed = None;
         let mut errors = crate::threads::zeros(&[how.batch.min(pairs.len()), readout.count])?;
-        for first in (0..pairs.len()).step_by(how.batch) {
-            let here = first..pairs.len().min(first + how.batch);
-            let errors = &mut errors[..here.len() * readout.count];
-            self.errors(readout, pairs, how, first, errors, &mut losses[here.clone()])?;
-            self.apply(readout, pairs, how, here, errors)?;
-        }
-        Ok(())
+        crate::threads::within(how.threads, || {
+            (0..pairs.len()).step_by(how.batch).try_for_each(|first| {
+                let here = first..pairs.len().min(first + how.batch);
+                let errors = &mut errors[..here.len() * readout.count];
+                self.errors(readout, pairs, how, first, errors, &mut losses[here.clone()])?;
+                self.apply(readout, pairs, how, here, errors)
+            })
+        })?
     }
 
     /// The errors of a batch, (pairs, count).
@@ -253,152 +253,5 @@ impl Graph {
                 }
             }
         })
-    }
-
-    /// Change the rows of a batch, each by all its pairs.
-    fn apply(
-        &mut self,
-        readout: Readout,
-        pairs: &Pairs<'_>,
-        how: &Settings,
-        here: std::ops::Range<usize>,
-        errors: &[f32],
-    ) -> Result<(), String> {
-        let step = how.eta * self.modulator.factor();
-        let factor = self.relations[readout.relation].weight;
-        let (first, count) = (readout.first as usize, readout.count);
-        if how.bias_eta != 0.0 {
-            let rate = how.bias_eta * self.modulator.factor();
-            for x in errors.chunks(count) {
-                for (bias, e) in self.nodes.bias[first..first + count].iter_mut().zip(x) {
-                    *bias = (*bias + rate * e).clamp(-80.0, 80.0);
-                }
-            }
-        }
-        let layer = &self.layers[readout.relation];
-        if layer.is_empty() {
-            return Ok(());
-        }
-        // Members of contexts by the place of their row, then by pair.
-        let mut items: Vec<Item> = here
-            .clone()
-            .flat_map(|pair| pairs.context(pair).map(move |(source, level)| (pair, source, level)))
-            .filter_map(|(pair, source, level)| {
-                let [start, len] = layer.place[source as usize];
-                (len > 0).then_some(Item {
-                    start,
-                    len,
-                    pair: (pair - here.start) as u32,
-                    source,
-                    step: step * level * factor,
-                })
-            })
-            .collect();
-        items.sort_by_key(|item| item.start);
-        let total: u64 = items.iter().map(|item| item.len as u64).sum();
-        let mut weights = &mut self.pool.weight[..];
-        let targets = &self.pool.target[..];
-        let mut jobs = Vec::new();
-        let (mut begin, mut at) = (0, 0);
-        let share = total / (4 * how.threads.clamp(1, 64)) as u64 + 1;
-        let sampling = self.trace.as_ref().map(|trace| (trace.every, trace.offered));
-        let mut passed = 0;
-        while begin < items.len() {
-            let (mut end, mut edges) = (begin, 0);
-            while end < items.len() && (edges < share || items[end].start == items[end - 1].start) {
-                edges += items[end].len as u64;
-                end += 1;
-            }
-            let (low, last) = (items[begin].start as usize, items[end - 1]);
-            let high = (last.start + last.len) as usize;
-            let (_, later) = weights.split_at_mut(low - at);
-            let (mine, later) = later.split_at_mut(high - low);
-            (weights, at) = (later, high);
-            let sampling = sampling.map(|(every, offered)| (every, offered + passed));
-            jobs.push(Rows { low, weights: mine, items: &items[begin..end], sampling, changes: Vec::new() });
-            passed += edges;
-            begin = end;
-        }
-        let found = std::sync::Mutex::new(Vec::new());
-        let rule = if how.rule == Rule::Surprise { code::SURPRISE } else { code::PERCEPTRON };
-        let (clock, relation, clip) = (self.clock, readout.relation as u16, how.clip);
-        for_each(how.threads, jobs, |mut job| {
-            job.change(targets, errors, first, count, clip, |item, target, old, new| Change {
-                step: clock,
-                source: item.source,
-                target,
-                relation,
-                rule,
-                old,
-                new,
-                reward: 1.0,
-            });
-            if !job.changes.is_empty() {
-                if let Ok(mut found) = found.lock() {
-                    found.push((job.low, job.changes));
-                }
-            }
-        })?;
-        if let Some(trace) = &mut self.trace {
-            let mut found = found.into_inner().unwrap_or_default();
-            found.sort_by_key(|x| x.0);
-            found.into_iter().flat_map(|x| x.1).for_each(|words| trace.keep(words));
-            trace.offered += total;
-        }
-        Ok(())
-    }
-}
-
-/// One member of one context: its row, and the rate times its level.
-#[derive(Clone, Copy)]
-struct Item {
-    start: u32,
-    len: u32,
-    pair: u32,
-    source: u32,
-    step: f32,
-}
-
-/// Rows that one job changes, in slots from `low` on.
-struct Rows<'a> {
-    low: usize,
-    weights: &'a mut [f32],
-    items: &'a [Item],
-    /// Every how many changes one is recorded, and how many there were before.
-    sampling: Option<(u64, u64)>,
-    changes: Vec<[u32; WORDS]>,
-}
-
-impl Rows<'_> {
-    fn change(
-        &mut self,
-        targets: &[u32],
-        errors: &[f32],
-        first: usize,
-        count: usize,
-        clip: (f32, f32),
-        record: impl Fn(&Item, u32, f32, f32) -> Change,
-    ) {
-        for item in self.items {
-            let slots = item.start as usize..(item.start + item.len) as usize;
-            let errors = &errors[item.pair as usize * count..(item.pair as usize + 1) * count];
-            let weights = &mut self.weights[slots.start - self.low..slots.end - self.low];
-            let targets = &targets[slots];
-            if let Some((every, passed)) = &mut self.sampling {
-                let from = (*every - *passed % *every) % *every;
-                for i in (from as usize..targets.len()).step_by(*every as usize) {
-                    if let Some(e) = errors.get((targets[i] as usize).wrapping_sub(first)) {
-                        let new = (weights[i] + item.step * e).clamp(clip.0, clip.1);
-                        self.changes.push(record(item, targets[i], weights[i], new).words(*passed + i as u64));
-                    }
-                }
-                *passed += targets.len() as u64;
-            }
-            for (w, &target) in weights.iter_mut().zip(targets) {
-                if let Some(e) = errors.get((target as usize).wrapping_sub(first)) {
-                    *w = (*w + item.step * e).clamp(clip.0, clip.1);
-                }
-            }
-        }
     }
 }

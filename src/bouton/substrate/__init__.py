@@ -5,8 +5,8 @@
     graph = substrate.Graph(labels=["rain", "wet", "sun", "dry"])
     graph.connect("causes", ["rain", "sun"], ["wet", "dry"], [0.9, 0.8])
     active = substrate.spread(graph, ["rain"], steps=2, record=True)
-    substrate.learn(graph, "co_occurs", active, create=0.1)     # Hebb: what is active together
     print(substrate.explain(graph, active, "wet"))
+    substrate.learn(graph, "co_occurs", active, create=0.01)    # Hebb: what is active together
     substrate.save(graph, "weather.graph")
     graph = substrate.open("weather.graph")
 
@@ -21,7 +21,7 @@ from bouton.substrate.changes import changes, record_changes
 from bouton.substrate.explaining import Explanation, explain, paths
 from bouton.substrate.files import open, save
 from bouton.substrate.graph import RELATIONS, Graph
-from bouton.substrate.learning import fade, forget, learn, modulate, prune, reinforce
+from bouton.substrate.learning import fade, forget, learn, modulate, prune, reinforce, settle
 from bouton.substrate.legacy import export_legacy, import_legacy
 from bouton.substrate.readout import Readout
 from bouton.substrate.replay import Replay
@@ -50,5 +50,6 @@ __all__ = [
     "record_changes",
     "reinforce",
     "save",
+    "settle",
     "spread",
 ]

@@ -76,6 +76,14 @@ def forget(graph: Graph, relation: str, keep: float = 0.999) -> None:
     graph.engine.forget(graph.known_relation(relation), keep)
 
 
+def settle(graph: Graph, rate: float, *, eta: float = 0.1) -> None:
+    """Homeostasis: ``threshold += eta (share of steps in which the node was active - rate)``, from 0 on.
+
+    The steps are those since the last call; ``fired`` begins at 0 again.
+    """
+    graph.engine.settle(rate, eta)
+
+
 def prune(graph: Graph, relation: str, below: float, *, idle: int | None = None, budget: int | None = None) -> int:
     """Remove the weakest edges: ``|weight| < below``.
 

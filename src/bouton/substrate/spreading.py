@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -67,7 +68,7 @@ def spread(
     gain: float | None = None,
     goals: Nodes = (),
     goal_strength: float = 1.0,
-    groups: ArrayLike | None = None,
+    groups: ArrayLike | Literal["kind"] | None = None,
     group_top_k: int = 1,
     working_memory: float | None = None,
     mode: str = "auto",
@@ -88,7 +89,8 @@ def spread(
         signed: negative levels propagate too, and the highest is that of the largest magnitude.
         gain: levels become ``gain a / (1 + |a|_1)``.
         goals: nodes that are kept at ``goal_strength`` throughout.
-        groups: (nodes,) the group of each node, 2^32 - 1 for none; ``group_top_k`` of each stay active.
+        groups: (nodes,) the group of each node, 2^32 - 1 for none, or "kind": nodes of a kind are a group;
+            ``group_top_k`` of each stay active.
         working_memory: the seeds are joined by the graph's working memory, which then fades by one tick and takes in
             what is active in the end, at this gain (0 to 1).
         mode: "push" along rows, "pull" through the transpose (made at the first use), or "auto": pull where much is
@@ -123,7 +125,7 @@ def spread(
         "threads": to_count(threads, "threads"),
         "goals": set_from_outside,
         "goal_strength": goal_strength,
-        "groups": None if groups is None else to_ids(groups, "groups"),
+        "groups": None if groups is None else to_ids(_groups(graph, groups), "groups"),
         "group_top_k": to_count(group_top_k, "group_top_k"),
         "record": record,
     }
@@ -136,6 +138,14 @@ def spread(
         graph.engine.tick()
         graph.engine.absorb(ids, strengths, working_memory)
     return Activation(ids, strengths, made, converged, edges, history, scale, set_from_outside, saturation)
+
+
+def _groups(graph: Graph, groups: ArrayLike | str) -> ArrayLike:
+    if isinstance(groups, str):
+        if groups != "kind":
+            raise ValueError(f"groups = '{groups}' is unknown; known: kind, or an array")
+        return graph.node_array("kind")
+    return groups
 
 
 def overlap(a: Activation, b: Activation) -> float:
