@@ -1,13 +1,18 @@
-"""Files that are either the old or the new, never half of one: written beside the target, synced, then renamed."""
+"""Files that are either the old or the new, never half of one: written beside the target, synced, then renamed. And
+files that a user names: what is wrong with one is said in one line.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from bouton.errors import DataError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
@@ -29,6 +34,23 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def reading_text(what: str) -> Iterator[None]:
+    """For the time in which a user's text file is read, which messages call ``what``.
+
+    Raises:
+        DataError: it is missing, cannot be read, or is not UTF-8.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{what}: there is no such file") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{what} is not UTF-8 text") from None
+    except OSError as error:
+        raise DataError(f"{what} cannot be read: {error.strerror}") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TextIO
 
 from bouton.apps.options import option, parse
-from bouton.errors import ConfigError, DataError
+from bouton.errors import ConfigError
+from bouton.files import reading_text
 from bouton.generation import Piece, Sampling, stream
 from bouton.runs import Run, load
 
@@ -75,14 +76,8 @@ def _prompts(options: Options) -> list[str]:
     if options.prompt_file == "-":
         return [sys.stdin.read()]
     path = Path(options.prompt_file).expanduser()
-    try:
+    with reading_text(f"prompt_file = {path}"):
         return [path.read_text(encoding="utf-8")]
-    except FileNotFoundError:
-        raise DataError(f"prompt_file = {path}: there is no such file") from None
-    except UnicodeDecodeError:
-        raise DataError(f"prompt_file = {path} is not UTF-8 text") from None
-    except OSError as error:
-        raise DataError(f"prompt_file = {path} cannot be read: {error.strerror}") from None
 
 
 def _print(pieces: Iterator[Piece], prompts: list[str], num_samples: int, out: TextIO) -> list[str]:

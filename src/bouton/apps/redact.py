@@ -9,7 +9,8 @@ from pathlib import Path
 
 from bouton.apps.generate import open_output, write
 from bouton.apps.options import option, parse
-from bouton.errors import ConfigError, DataError
+from bouton.errors import ConfigError
+from bouton.files import reading_text
 from bouton.generation.redact import Redactor, Tagger
 from bouton.runs import load
 
@@ -52,12 +53,5 @@ def _pieces(options: Options) -> Iterator[str]:
         yield from sys.stdin
     else:
         path = Path(str(options.file)).expanduser()
-        try:
-            with path.open(encoding="utf-8", newline="") as lines:
-                yield from lines
-        except FileNotFoundError:
-            raise DataError(f"file = {path}: there is no such file") from None
-        except UnicodeDecodeError:
-            raise DataError(f"file = {path} is not UTF-8 text") from None
-        except OSError as error:
-            raise DataError(f"file = {path} cannot be read: {error.strerror}") from None
+        with reading_text(f"file = {path}"), path.open(encoding="utf-8", newline="") as lines:
+            yield from lines

@@ -82,16 +82,19 @@ def check_text(cfg: Config) -> None:
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
         raise ConfigError(f"data.val_fraction={fraction} must be a number > 0 and < 1")
     integer(cfg, "max_bytes", 1, optional=True)
-    tokenizer = cfg["tokenizer"]
-    if tokenizer["kind"] == SAVED and not tokenizer.get("path"):
-        raise ConfigError("data.tokenizer.path is not set: data.tokenizer.kind=saved needs the tokenizer of a run")
-    if tokenizer["kind"] not in (*KINDS, SAVED):
-        raise ConfigError(
-            f"data.tokenizer.kind={tokenizer['kind']} is unknown; {suggest(str(tokenizer['kind']), KINDS)}"
-        )
+    check_tokenizer(tokenizer := cfg["tokenizer"])
     if tokenizer["kind"] == "bpe" and not tokenizer.get("path"):
-        integer(tokenizer, "vocab_size", SMALLEST_BPE, prefix="data.tokenizer.")
         integer(tokenizer, "train_bytes", 1, prefix="data.tokenizer.")
+
+
+def check_tokenizer(cfg: Config) -> None:
+    """Refuse a ``data.tokenizer`` that cannot be made."""
+    if cfg["kind"] == SAVED and not cfg.get("path"):
+        raise ConfigError("data.tokenizer.path is not set: data.tokenizer.kind=saved needs the tokenizer of a run")
+    if cfg["kind"] not in (*KINDS, SAVED):
+        raise ConfigError(f"data.tokenizer.kind={cfg['kind']} is unknown; {suggest(str(cfg['kind']), KINDS)}")
+    if cfg["kind"] == "bpe" and not cfg.get("path"):
+        integer(cfg, "vocab_size", SMALLEST_BPE, prefix="data.tokenizer.")
 
 
 def check_where(cfg: Config, prefix: str = "data") -> None:
@@ -154,15 +157,20 @@ def _hub(hub: Config, prefix: str) -> HubDataset:
 
 def build_tokenizer(cfg: Config, source: Source, root: Path, specials: Sequence[str] = ()) -> Tokenizer:
     """The tokenizer of ``data.tokenizer``; BPE without a path is trained on ``source``, with these special tokens."""
+    if (given := given_tokenizer(cfg)) is not None:
+        return given
+    return prepare_bpe(source, int(cfg["vocab_size"]), int(cfg["train_bytes"]), root, specials)
+
+
+def given_tokenizer(cfg: Config) -> Tokenizer | None:
+    """The tokenizer of ``data.tokenizer``; None if it must be trained."""
     if cfg["kind"] == SAVED:
         return load_tokenizer(Path(cfg["path"]).expanduser())
     if cfg["kind"] == "bytes":
         return ByteTokenizer()
     if cfg["kind"] == "gpt2":
         return load_gpt2(cfg.get("path"))
-    if cfg.get("path"):
-        return load_bpe(cfg["path"])
-    return prepare_bpe(source, int(cfg["vocab_size"]), int(cfg["train_bytes"]), root, specials)
+    return load_bpe(cfg["path"]) if cfg.get("path") else None
 
 
 def _mqar(cfg: Config, seq_len: int, seed: int, split: int) -> MQARRows:

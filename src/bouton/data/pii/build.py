@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
+from bouton.data.build import Config, check_tokenizer, given_tokenizer, integer
 from bouton.data.module import Prepared, TokenDataModule
 from bouton.data.pii.bio import Document, label_names
 from bouton.data.pii.files import read_splits
 from bouton.data.pii.rows import LabelledRows
 from bouton.data.pii.synthetic import SPLITS, TYPES, generate
-from bouton.data.tokenizers import (
-    KINDS,
-    SMALLEST_BPE,
-    ByteTokenizer,
-    Tokenizer,
-    load_bpe,
-    load_gpt2,
-    load_tokenizer,
-    train_bpe,
-)
+from bouton.data.tokenizers import train_bpe
 from bouton.errors import ConfigError, suggest
 
-Config = Mapping[str, Any]
-SAVED = "saved"
 # What other corpora call these types.
 _NAMES = {
     "person": "PERSON", "PER": "PERSON", "EMAIL_ADDRESS": "EMAIL", "PHONE_NUMBER": "PHONE", "STREET_ADDRESS": "ADDRESS",
@@ -41,8 +28,6 @@ def build_pii(cfg: Config, seed: int) -> TokenDataModule:
     Raises:
         ConfigError: a field is unknown, missing or out of range.
     """
-    from bouton.data.build import integer
-
     types = entity_types(cfg)
     renamed(cfg)
     integer(cfg, "delay", 0)
@@ -61,13 +46,7 @@ def build_pii(cfg: Config, seed: int) -> TokenDataModule:
     weight = cfg.get("outside_weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1:
         raise ConfigError(f"data.outside_weight={weight} must be a number > 0 and <= 1")
-    kind = cfg["tokenizer"]["kind"]
-    if kind not in (*KINDS, SAVED):
-        raise ConfigError(f"data.tokenizer.kind={kind} is unknown; {suggest(str(kind), KINDS)}")
-    if kind == SAVED and not cfg["tokenizer"].get("path"):
-        raise ConfigError("data.tokenizer.path is not set: data.tokenizer.kind=saved needs the tokenizer of a run")
-    if kind == "bpe" and not cfg["tokenizer"].get("path"):
-        integer(cfg["tokenizer"], "vocab_size", SMALLEST_BPE, prefix="data.tokenizer.")
+    check_tokenizer(cfg["tokenizer"])
     return TokenDataModule(
         functools.partial(_prepare, cfg, types), name="pii", seq_len=integer(cfg, "seq_len", 1),
         batch_size=integer(cfg, "batch_size", 1), val_tokens=integer(cfg, "val_tokens", 1, optional=True), seed=seed,
@@ -106,7 +85,8 @@ def documents(cfg: Config) -> dict[str, list[Document]]:
 
 def _prepare(cfg: Config, types: tuple[str, ...]) -> Prepared:
     splits = documents(cfg)
-    tokenizer = _tokenizer(cfg["tokenizer"], [document.text for document in splits["train"]])
+    texts = (document.text for document in splits["train"])
+    tokenizer = given_tokenizer(cfg["tokenizer"]) or train_bpe(texts, int(cfg["tokenizer"]["vocab_size"]))
     rows = {
         split: LabelledRows(found, tokenizer, types, seq_len=int(cfg["seq_len"]), delay=int(cfg["delay"]))
         for split, found in splits.items()
@@ -115,14 +95,3 @@ def _prepare(cfg: Config, types: tuple[str, ...]) -> Prepared:
     for split in SPLITS:
         digest.update(rows[split].tokens.tobytes() + rows[split].targets.tobytes())
     return Prepared(tokenizer, digest.hexdigest()[:16], None, dict(rows))
-
-
-def _tokenizer(cfg: Config, texts: list[str]) -> Tokenizer:
-    """The tokenizer of ``data.tokenizer``; BPE without a path is trained on these texts."""
-    if cfg["kind"] == SAVED:
-        return load_tokenizer(Path(cfg["path"]).expanduser())
-    if cfg["kind"] == "bytes":
-        return ByteTokenizer()
-    if cfg["kind"] == "gpt2":
-        return load_gpt2(cfg.get("path"))
-    return load_bpe(cfg["path"]) if cfg.get("path") else train_bpe(texts, int(cfg["vocab_size"]))

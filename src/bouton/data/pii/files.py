@@ -11,6 +11,7 @@ from typing import Any
 
 from bouton.data.pii.bio import Document, Span
 from bouton.errors import DataError
+from bouton.files import reading_text
 
 _SPLITS = {"train": r"train", "val": r"dev|valid|\bval\b|_val", "test": r"test"}
 
@@ -50,14 +51,8 @@ def read_documents(path: Path, types: Mapping[str, str]) -> list[Document]:
     Raises:
         DataError: it cannot be read, or a line of it, whose number is said.
     """
-    try:
+    with reading_text(str(path)):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8 text") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
     read = _json_lines if path.suffix == ".jsonl" else _tagged
     return list(read(path, lines, types))
 
