@@ -14,8 +14,11 @@ def currents():
     return torch.rand(BATCH, TOKENS, WIDTH, generator=draw, dtype=torch.float64) * 1.2
 
 
-def compare(ours, theirs, x, tolerance=1e-9):
-    """Both take a leaf of currents and return spikes (B, T, H) and the last membrane potential, or None for it."""
+def compare(ours, theirs, x, tolerance=1e-9, of_largest=0.0):
+    """Both take a leaf of currents and return spikes (B, T, H) and the last membrane potential, or None for it.
+
+    Gradients may differ by ``tolerance`` of each, and by ``of_largest`` of the largest.
+    """
     results = []
     for run in (ours, theirs):
         leaf = x.clone().requires_grad_()
@@ -28,7 +31,8 @@ def compare(ours, theirs, x, tolerance=1e-9):
     assert torch.equal(spikes, their_spikes)
     if their_u is not None:
         torch.testing.assert_close(u, their_u, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(grad, their_grad, rtol=tolerance, atol=1e-12)
+    least = 1e-12 + of_largest * float(their_grad.abs().max())
+    torch.testing.assert_close(grad, their_grad, rtol=tolerance, atol=least)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +92,7 @@ def test_gradient_of_beta_as_in_snntorch(snntorch):
 
 def test_recurrent_leaky_of_snntorch(snntorch):
     atan = snntorch.surrogate.atan(2.0)
+    torch.manual_seed(0)  # of the recurrent map
     cell = snntorch.RLeaky(
         beta=0.9, all_to_all=True, linear_features=WIDTH, threshold=1.0, spike_grad=lambda v: atan(v).double()
     ).double()
@@ -102,7 +107,8 @@ def test_recurrent_leaky_of_snntorch(snntorch):
             spikes.append(s)
         return torch.stack(spikes, 1), u
 
-    compare(lambda x: rlif_scan(x + bias, weight, beta), theirs, currents(), 1e-4)  # as above, token after token
+    # As above, token after token: where large contributions cancel, the error is that of the largest.
+    compare(lambda x: rlif_scan(x + bias, weight, beta), theirs, currents(), 1e-4, of_largest=1e-6)
 
 
 @pytest.mark.parametrize("soft", [True, False])

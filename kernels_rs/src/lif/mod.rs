@@ -15,6 +15,7 @@
 //! at a time, from the one before each stretch: it is cheaper than to write it to memory and to read it.
 
 pub mod neuron;
+pub mod patch;
 pub mod plain;
 pub mod problem;
 pub mod recurrent;

@@ -1,13 +1,14 @@
 //! Both passes of one job of the plain scan: some neurons of one batch row, token by token.
 
-use crate::isa::{prefetch, Isa, Job};
-use crate::lif::neuron::{advance, retreat, slopes, Stretch, Token};
+use crate::isa::{Isa, Job};
+use crate::lif::neuron::advance;
+use crate::lif::patch::{lanes, Carry, Patch};
 use crate::lif::problem::{Inputs, Span};
 use crate::lif::run::Cotangents;
 use crate::lif::{CHUNK, GROUP, TERMS};
 
-/// Tokens between asking for a row and its use.
-const AHEAD: usize = 2;
+/// Neurons that are taken back together.
+const LANES: usize = 16;
 const ZEROS: [f32; GROUP] = [0.0; GROUP];
 
 /// Forward pass of one job.
@@ -65,41 +66,16 @@ pub struct Backward<'a, 'b> {
 impl Job for Backward<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(mut self) {
-        let (inputs, bars, span) = (self.inputs, self.bars, self.span);
-        let (n, constants) = (span.count, inputs.constants.part(span));
-        let (mut u, mut s) = ([0f32; (CHUNK + 1) * GROUP], [0f32; (CHUNK + 1) * GROUP]);
-        let (mut slope, mut s_carry, mut sums) = (ZEROS, ZEROS, [ZEROS; 3]);
-        let u_carry = &mut *self.u0_bar;
-        u_carry.copy_from_slice(inputs.state(bars.last_bar, span));
-        let (u, s) = (&mut u[..(CHUNK + 1) * n], &mut s[..(CHUNK + 1) * n]);
-        let mut stretch = Stretch { inputs, span, zeros: &ZEROS[..n], u, s, first: 0 };
-        for chunk in (0..inputs.shape.tokens.div_ceil(CHUNK)).rev() {
-            stretch.fill(bars.kept, chunk);
-            for t in (chunk * CHUNK..inputs.shape.tokens.min((chunk + 1) * CHUNK)).rev() {
-                // Tokens are met backwards, which the processor does not foresee: those soon needed are asked for.
-                if t >= AHEAD {
-                    prefetch(inputs.row(bars.s_bar, span, t - AHEAD));
-                    prefetch(self.x_bar[t - AHEAD]);
-                }
-                if t >= CHUNK {
-                    prefetch(inputs.row(inputs.x, span, t - CHUNK));
-                }
-                let slope = &mut slope[..n];
-                slopes::<I>(bars.surrogate, stretch.at(t), constants.theta, slope);
-                let token = Token {
-                    x: inputs.row(inputs.x, span, t),
-                    s_bar: inputs.row(bars.s_bar, span, t),
-                    slope,
-                    before: stretch.before(t),
-                };
-                let [b, h, g] = &mut sums;
-                let carry = (&mut *u_carry, &mut s_carry[..n]);
-                let x_bar = &mut *self.x_bar[t];
-                retreat(inputs.reset, bars.detach, constants, token, carry, [b, h, g], x_bar);
-                if inputs.is_start(span.batch, t) {
-                    u_carry.fill(0.0);
-                    s_carry.fill(0.0);
-                }
+        let n = self.span.count;
+        let (mut s_carry, mut sums) = (ZEROS, [ZEROS; 3]);
+        let (mut many, mut one) = (Patch::<LANES>::new(), Patch::<1>::new());
+        self.u0_bar.copy_from_slice(self.inputs.state(self.bars.last_bar, self.span));
+        for chunk in (0..self.inputs.shape.tokens.div_ceil(CHUNK)).rev() {
+            for j in (0..n - n % LANES).step_by(LANES) {
+                self.patch::<I, LANES>(&mut many, chunk, j, &mut s_carry, &mut sums);
+            }
+            for j in n - n % LANES..n {
+                self.patch::<I, 1>(&mut one, chunk, j, &mut s_carry, &mut sums);
             }
             if chunk % TERMS == 0 {
                 for (whole, part) in self.sums.iter_mut().zip(&mut sums) {
@@ -108,6 +84,30 @@ impl Job for Backward<'_, '_> {
             }
         }
         self.s0_bar.copy_from_slice(&s_carry[..n]);
+    }
+}
+
+impl Backward<'_, '_> {
+    /// `L` neurons, from number `j` of the span on, over one stretch.
+    #[inline(always)]
+    fn patch<I: Isa, const L: usize>(
+        &mut self,
+        patch: &mut Patch<L>,
+        chunk: usize,
+        j: usize,
+        s_carry: &mut [f32],
+        sums: &mut [[f32; GROUP]; 3],
+    ) {
+        let span = Span { first: self.span.first + j, count: L, ..self.span };
+        let [b, h, g] = sums;
+        let parts =
+            [&mut self.u0_bar[j..j + L], &mut s_carry[j..j + L], &mut b[j..j + L], &mut h[j..j + L], &mut g[j..j + L]];
+        let mut carry = Carry { u: lanes(parts[0]), s: lanes(parts[1]), sums: [2, 3, 4].map(|i| lanes(parts[i])) };
+        patch.run::<I>(self.inputs, self.bars, span, chunk, &mut carry, (&mut self.x_bar, j));
+        let [x, y, z] = carry.sums;
+        for (part, values) in parts.into_iter().zip([carry.u, carry.s, x, y, z]) {
+            part.copy_from_slice(&values);
+        }
     }
 }
 

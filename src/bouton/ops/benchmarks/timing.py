@@ -1,16 +1,20 @@
 """Interleaved timing in one process: in every round each execution runs once, in an order that rotates.
 
 A machine whose speed changes (other load, heat) then meets all executions alike. Wall time is what a user waits; the
-CPU time of all threads is less disturbed by other processes. On a GPU events time the work, after the L2 cache is
-overwritten.
+CPU time of all threads is less disturbed by other processes. Python collects no garbage meanwhile. On a CPU each turn
+begins with a call that is not timed, as in a loop of training: where another execution has just left threads asleep or
+memory given back, to wake and to get it again would take longer than a short kernel. On a GPU events time the work,
+after the L2 cache is overwritten.
 """
 
 from __future__ import annotations
 
+import gc
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +24,7 @@ from torch import Tensor
 from bouton.ops.benchmarks.case import FORWARD, Case, Inputs, Run, generator
 
 Call = Callable[[], object]
-SHORTEST = 0.002  # seconds; shorter calls are repeated on the CPU to rise above the clock's noise
+SHORTEST = 0.02  # seconds; shorter calls are repeated on the CPU to rise above the clock's noise
 PATIENCE = 8.0  # an execution that much slower than the fastest runs in fewer rounds
 FEWEST = 5  # rounds that every execution gets
 L2_BYTES = 256 * 2**20
@@ -68,13 +72,27 @@ def time_interleaved(calls: dict[str, Call], rounds: int, device: str) -> dict[s
     stride = {name: min(most, max(1, math.ceil(t / (PATIENCE * fastest)))) for name, t in first.items()}
     samples = {name: Sample() for name in calls}
     names = list(calls)
-    for index in range(rounds):
-        turn = index % len(names)
-        for name in names[turn:] + names[:turn]:
-            wall, cpu = clock(calls[name], repeats[name]) if index % stride[name] == 0 else (math.nan, math.nan)
-            samples[name].wall.append(wall)
-            samples[name].cpu.append(cpu)
+    with _no_collection():
+        for index in range(rounds):
+            turn = index % len(names)
+            for name in names[turn:] + names[:turn]:
+                wall, cpu = clock(calls[name], repeats[name]) if index % stride[name] == 0 else (math.nan, math.nan)
+                samples[name].wall.append(wall)
+                samples[name].cpu.append(cpu)
     return samples
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect garbage now, and then not: in whose call it would happen is chance."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def ratio(ours: Sample, peer: Sample) -> dict[str, Any]:
@@ -96,6 +114,7 @@ def _present(values: list[float]) -> list[float]:
 
 
 def _cpu_clock(call: Call, repeats: int) -> tuple[float, float]:
+    call()
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(repeats):
         call()
