@@ -62,12 +62,16 @@ def job(cfg: DictConfig) -> float:
 def _train(cfg: DictConfig) -> float:
     if elastic.inside():
         return elastic.run_worker(lambda: _train_here(cfg), Path(cfg.run_dir))
-    if elastic.device_count(cfg.trainer) > 1:
+    if elastic.device_count(cfg.trainer) > 1 and not cfg.get("domain"):
         return elastic.relaunch(cfg)
     return _train_here(cfg)
 
 
 def _train_here(cfg: DictConfig) -> float:
+    if cfg.get("domain"):
+        from bouton.domains.run import run
+
+        return run(cfg)
     from bouton.training import train  # Lightning takes seconds to import, `--help` should not
 
     return float(train(cfg))
