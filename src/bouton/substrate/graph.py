@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -105,7 +106,7 @@ class Graph:
             raise ValueError(f"more = {count} must be at least 0")
         if names and len(self._labels) < len(self):
             raise ValueError("labels must be given to all nodes or to the first ones: some nodes have none already")
-        if twice := self._known.keys() & set(names) or {n for n in names if names.count(n) > 1} if names else set():
+        if twice := (self._known.keys() & names) | {name for name, times in Counter(names).items() if times > 1}:
             raise ValueError(f"label '{min(twice)}' names a node already")
         first = self.engine.add_nodes(count)
         self._name(names, first)
