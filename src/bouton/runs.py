@@ -282,8 +282,9 @@ def misfit(body: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> str | 
     elif extra := sorted(tensors.keys() - expected.keys()):
         problem = f"it has {extra[0]}" + (f" and {len(extra) - 1} more" if len(extra) > 1 else "") + " besides"
     else:
+        variable = getattr(body, "variable_state", ())
         for name, tensor in expected.items():
-            if tensor.shape != tensors[name].shape:
+            if name not in variable and tensor.shape != tensors[name].shape:
                 found, wanted = tuple(tensors[name].shape), tuple(tensor.shape)
                 problem = f"{name} has shape {found} there and {wanted} in the configuration"
                 break

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bouton.data import ByteTokenizer, open_store, prepare, train_bpe
-from bouton.data.prepare import prepare_bpe, prepare_store
+from bouton.data.prepare import prepare_store, prepare_trained
 from bouton.data.sources import LocalSource, local_source
 from bouton.errors import DataError
 
@@ -260,8 +260,8 @@ def test_bpe_is_trained_once_and_on_training_text_only(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = source(corpus, tmp_path)
-    first = prepare_bpe(found, 400, 10**6, tmp_path / "cache")
+    first = prepare_trained("bpe", found, 400, 10**6, tmp_path / "cache")
     expected = train_bpe([text for split, (text, _) in found.pieces() if split == "train"], 400)
     assert first.fingerprint == expected.fingerprint
     monkeypatch.setattr(prepare, "train_bpe", lambda *args: pytest.fail("trained again"))
-    assert prepare_bpe(found, 400, 10**6, tmp_path / "cache").fingerprint == first.fingerprint
+    assert prepare_trained("bpe", found, 400, 10**6, tmp_path / "cache").fingerprint == first.fingerprint

@@ -14,11 +14,12 @@ from bouton.data.chat_store import prepare_chat
 from bouton.data.hub import HubDataset
 from bouton.data.module import Prepared, TokenDataModule
 from bouton.data.mqar import MQARRows
-from bouton.data.prepare import prepare_bpe, prepare_store
+from bouton.data.prepare import prepare_store, prepare_trained
 from bouton.data.sources import HubSource, Source, local_source, stdlib_source
 from bouton.data.tokenizers import (
     KINDS,
     SMALLEST_BPE,
+    SMALLEST_WORDS,
     ByteTokenizer,
     IntegerTokenizer,
     Tokenizer,
@@ -83,7 +84,7 @@ def check_text(cfg: Config) -> None:
         raise ConfigError(f"data.val_fraction={fraction} must be a number > 0 and < 1")
     integer(cfg, "max_bytes", 1, optional=True)
     check_tokenizer(tokenizer := cfg["tokenizer"])
-    if tokenizer["kind"] == "bpe" and not tokenizer.get("path"):
+    if tokenizer["kind"] in ("bpe", "words") and not tokenizer.get("path"):
         integer(tokenizer, "train_bytes", 1, prefix="data.tokenizer.")
 
 
@@ -95,6 +96,13 @@ def check_tokenizer(cfg: Config) -> None:
         raise ConfigError(f"data.tokenizer.kind={cfg['kind']} is unknown; {suggest(str(cfg['kind']), KINDS)}")
     if cfg["kind"] == "bpe" and not cfg.get("path"):
         integer(cfg, "vocab_size", SMALLEST_BPE, prefix="data.tokenizer.")
+    if cfg["kind"] == "words":
+        integer(cfg, "vocab_size", SMALLEST_WORDS, prefix="data.tokenizer.")
+        if cfg.get("path"):
+            raise ConfigError(
+                f"data.tokenizer.path={cfg['path']} is not valid with kind=words, those of the training text; "
+                f"the words of a run: kind={SAVED}"
+            )
 
 
 def check_where(cfg: Config, prefix: str = "data") -> None:
@@ -159,7 +167,11 @@ def build_tokenizer(cfg: Config, source: Source, root: Path, specials: Sequence[
     """The tokenizer of ``data.tokenizer``; BPE without a path is trained on ``source``, with these special tokens."""
     if (given := given_tokenizer(cfg)) is not None:
         return given
-    return prepare_bpe(source, int(cfg["vocab_size"]), int(cfg["train_bytes"]), root, specials)
+    if cfg["kind"] == "words":
+        if specials:
+            raise ConfigError("data.tokenizer.kind=words has no markers of turns, which conversations need: use bpe")
+        return prepare_trained("words", source, int(cfg["vocab_size"]), int(cfg["train_bytes"]), root)
+    return prepare_trained("bpe", source, int(cfg["vocab_size"]), int(cfg["train_bytes"]), root, specials)
 
 
 def given_tokenizer(cfg: Config) -> Tokenizer | None:
@@ -170,7 +182,7 @@ def given_tokenizer(cfg: Config) -> Tokenizer | None:
         return ByteTokenizer()
     if cfg["kind"] == "gpt2":
         return load_gpt2(cfg.get("path"))
-    return load_bpe(cfg["path"]) if cfg.get("path") else None
+    return load_bpe(cfg["path"]) if cfg.get("path") and cfg["kind"] == "bpe" else None
 
 
 def _mqar(cfg: Config, seq_len: int, seed: int, split: int) -> MQARRows:

@@ -25,7 +25,7 @@ from bouton.data.disk import disk_errors, locked
 from bouton.data.progress import progress
 from bouton.data.sources import Source
 from bouton.data.store import DOCUMENTS, FORMAT, META, SPANS, TOKENS, VERSION, file_facts, token_dtype
-from bouton.data.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from bouton.data.tokenizers import Tokenizer, load_tokenizer, train_bpe, train_words
 from bouton.errors import DataError
 from bouton.files import sync_folder, write_text
 
@@ -81,17 +81,18 @@ def prepare_store(source: Any, tokenizer: Tokenizer, root: Path, writer: type[Wr
     return final
 
 
-def prepare_bpe(
-    source: Source, vocab_size: int, train_bytes: int, root: Path, specials: Sequence[str] = ()
+def prepare_trained(
+    kind: str, source: Source, vocab_size: int, train_bytes: int, root: Path, specials: Sequence[str] = ()
 ) -> Tokenizer:
-    """BPE trained on the first ``train_bytes`` bytes of the training split, trained now unless it is there.
+    """A tokenizer trained on the first ``train_bytes`` bytes of the training split, trained now unless it is there.
 
     Args:
-        specials: special tokens that it has besides the end of the text.
+        kind: bpe or words.
+        specials: special tokens that BPE has besides the end of the text.
     """
-    parts = ["bpe", 1, source.fingerprint, vocab_size, train_bytes, *specials]
+    parts = [kind, 1, source.fingerprint, vocab_size, train_bytes, *specials]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-    final = root / f"bpe{vocab_size}-{source.name}-{key}"
+    final = root / f"{kind}{vocab_size}-{source.name}-{key}"
     if final.is_dir():
         return load_tokenizer(final)
     with disk_errors(root, "the tokenizer"):
@@ -100,8 +101,11 @@ def prepare_bpe(
             if not final.is_dir():
                 partial = root / f"{final.name}.partial"
                 shutil.rmtree(partial, ignore_errors=True)
-                with progress(f"training BPE on {source.name}", train_bytes) as advance:
-                    train_bpe(_training_text(source, train_bytes, advance), vocab_size, specials).save(partial)
+                what = "training BPE" if kind == "bpe" else "counting words"
+                with progress(f"{what} on {source.name}", train_bytes) as advance:
+                    text = _training_text(source, train_bytes, advance)
+                    made = train_bpe(text, vocab_size, specials) if kind == "bpe" else train_words(text, vocab_size)
+                    made.save(partial)
                 partial.rename(final)
                 sync_folder(root)
     return load_tokenizer(final)

@@ -1,6 +1,6 @@
-"""Tokenizers: bytes, byte-level BPE (trained here or loaded), GPT-2's, and integers for synthetic tasks.
+"""Tokenizers: bytes, byte-level BPE (trained here or loaded), GPT-2's, words, and integers for synthetic tasks.
 
-All of them are lossless maps between text and byte strings, so every token stands for a known number of bytes
+All but words are lossless maps between text and byte strings, so every token stands for a known number of bytes
 (``token_bytes``) and a loss in nats per token becomes bits per byte, which compares across tokenizers.
 
 A document on disk begins with ``eot_id``: it is both the end of the text before it and the token from which the first
@@ -12,7 +12,9 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,19 +28,23 @@ from bouton.errors import ConfigError, DataError, suggest
 from bouton.files import write_text
 
 END_OF_TEXT = "<|endoftext|>"
-KINDS = ("bytes", "bpe", "gpt2")
+KINDS = ("bytes", "bpe", "gpt2", "words")
 GPT2_REPOSITORY = "openai-community/gpt2"
 SMALLEST_BPE = 257  # 256 bytes and the end of text
 
 _META = "bouton_tokenizer.json"
 _JSON = "tokenizer.json"
+_WORDS = "words.txt"
+_WORD = re.compile(r"\w+|[^\w\s]")
+UNKNOWN = "<unk>"
+SMALLEST_WORDS = 3
 
 
 class Tokenizer(ABC):
     """Text to token ids and back.
 
     Attributes:
-        kind: "bytes", "bpe", "gpt2" or "integers".
+        kind: "bytes", "bpe", "gpt2", "words" or "integers".
         vocab_size: number of ids; all ids are below it.
         eot_id: the id that begins every document and ends a generated text.
         token_bytes: (vocab_size,) int64, bytes of text that each token stands for; 0 for specials.
@@ -137,6 +143,66 @@ class IntegerTokenizer(Tokenizer):
 
     def decode(self, tokens: Iterable[int]) -> str:
         return " ".join(str(int(token)) for token in tokens)
+
+
+class WordTokenizer(Tokenizer):
+    """Words and signs in lower case, one id each, and one id for all that are not in the vocabulary.
+
+    Not lossless: letters become small, spaces are gone, unknown words too. A token therefore stands for no number of
+    bytes, and a loss has no bits per byte; perplexities compare at the same vocabulary alone.
+
+    Args:
+        words: the vocabulary, without the two special tokens; the ids are those of ``<|endoftext|>`` (0), of unknown
+            words (1), and then theirs in order.
+    """
+
+    kind = "words"
+    eot_id = 0
+    unknown_id = 1
+
+    def __init__(self, words: Sequence[str]) -> None:
+        super().__init__([b"", UNKNOWN.encode(), *(word.encode() for word in words)])
+        self._ids = {word: i for i, word in enumerate(words, start=2)}
+        self.fingerprint = hashlib.sha256(json.dumps(["words", 1, list(words)]).encode()).hexdigest()
+
+    @cached_property
+    def token_bytes(self) -> NDArray[np.int64]:
+        return np.zeros(self.vocab_size, dtype=np.int64)
+
+    def encode(self, text: str) -> list[int]:
+        return [self._ids.get(word, self.unknown_id) for word in split_words(text)]
+
+    def string(self, token: int) -> bytes:
+        word = super().string(token)
+        first = word.decode()[:1]
+        return b" " + word if first.isalnum() or first in ("_", "<") else word
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return super().decode(tokens).removeprefix(" ")
+
+    def _save_model(self, folder: Path) -> None:
+        write_text(folder / _WORDS, "\n".join(self._ids) + "\n")
+
+
+def split_words(text: str) -> list[str]:
+    """Runs of letters, digits and underscores, and every other sign but space by itself, in lower case."""
+    return _WORD.findall(_clean(text).lower())
+
+
+def train_words(texts: Iterable[str], vocab_size: int) -> WordTokenizer:
+    """The most frequent words of the texts that occur twice or more, at most ``vocab_size`` - 2; ties by the alphabet.
+
+    Raises:
+        ConfigError: a vocabulary with room for no word.
+    """
+    if vocab_size < SMALLEST_WORDS:
+        raise ConfigError(
+            f"data.tokenizer.vocab_size={vocab_size} is too small: words need at least {SMALLEST_WORDS} "
+            "(the end of text, unknown words, a word)"
+        )
+    counts = Counter(word for text in texts for word in split_words(text))
+    frequent = sorted((word for word, n in counts.items() if n > 1), key=lambda word: (-counts[word], word))
+    return WordTokenizer(frequent[: vocab_size - 2])
 
 
 class BPETokenizer(Tokenizer):
@@ -245,6 +311,11 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         tokenizer = IntegerTokenizer(int(meta["vocab_size"]))
     elif kind in ("bpe", "gpt2"):
         tokenizer = load_bpe(folder / _JSON, kind)
+    elif kind == "words":
+        try:
+            tokenizer = WordTokenizer((folder / _WORDS).read_text().splitlines())
+        except (OSError, UnicodeDecodeError):
+            raise DataError(f"the tokenizer at {folder} is corrupt: {_WORDS} cannot be read") from None
     else:
         raise DataError(f"the tokenizer at {folder} is of the unknown kind '{kind}'; {suggest(kind, KINDS)}")
     if tokenizer.fingerprint != fingerprint:

@@ -29,6 +29,8 @@ class Body(nn.Module):
     provides: tuple[str, ...] = ()  # mechanisms that it has built in, for those that refine them
     num_labels: int | None = None  # of a token, which the outputs are of then; None: they are of the next token
     reports_vitals = False  # it has vitals of its own, whatever is plugged in
+    learns_locally = False  # by its own `learn`, without gradients
+    variable_state: tuple[str, ...] = ()  # names in its state whose shapes depend on what it has learned
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,11 +14,12 @@ from bouton.models.body import Body
 from bouton.models.gru import GRU
 from bouton.models.initialize import initialize
 from bouton.models.spiking import Spiking
+from bouton.models.substrate import Substrate
 from bouton.models.transformer import Transformer
 from bouton.ops import backends
 
 # Name in the configuration -> class, with a `Config` of its own.
-BODIES: dict[str, Any] = {"gru": GRU, "spiking": Spiking, "transformer": Transformer}
+BODIES: dict[str, Any] = {"gru": GRU, "spiking": Spiking, "substrate": Substrate, "transformer": Transformer}
 _GPT2_VOCABULARY = 50257
 _BYTES_VOCABULARY = 257
 

@@ -49,7 +49,7 @@ class StepRecord:
     auxiliary: float  # the mechanisms' own loss terms, weighted by target tokens
     targets: int  # number of target tokens
     lr: float  # of the first parameter group
-    grad_norm: float = math.nan  # before clipping
+    grad_norm: float | None = math.nan  # before clipping; None where nothing has a gradient
 
 
 class TrainingModule(lightning.LightningModule):

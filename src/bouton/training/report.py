@@ -57,7 +57,7 @@ def summarize(
         "best": {"step": checkpointing.best_step, **{f"val_{k}": v for k, v in checkpointing.best_metrics.items()}},
         "vitals": dict(module.vitals),
         "costs": {
-            "parameters": sum(p.numel() for p in module.body.parameters() if p.requires_grad),
+            "parameters": _parameters(module.body),
             "training_flops_per_token": flops,
             "training_flops": flops * tokens if flops is not None else None,
             "tokens": tokens,
@@ -74,6 +74,12 @@ def summarize(
         },
         "backends": {f"{c.op} on {c.device}": dataclasses.asdict(c) for c in backends.report()},
     }
+
+
+def _parameters(body: Any) -> int:
+    """What the body says that it learns, else its trainable parameters."""
+    count = getattr(body, "num_parameters", None)
+    return int(count()) if callable(count) else sum(p.numel() for p in body.parameters() if p.requires_grad)
 
 
 def print_results(summary: dict[str, Any], sample: str | None, folder: Path, name: str) -> None:

@@ -24,6 +24,7 @@ from bouton.training.checkpoints import KEY, LAST, check_compatible, find_run, r
 from bouton.training.costs import EnergyMeter, reset_peak_memory
 from bouton.training.curves import draw_curves
 from bouton.training.environment import environment
+from bouton.training.local import LocalTrainingModule, without_gradients
 from bouton.training.loggers import build_loggers, finished, log_sample
 from bouton.training.module import TrainingModule
 from bouton.training.random_state import preserved_globals, seed_everything
@@ -33,6 +34,7 @@ from bouton.training.trainer import build_trainer, check_trainer, on_gpu, precis
 
 log = logging.getLogger("bouton.training")
 
+LOCAL_BODIES = ("substrate",)
 SAMPLE_TOKENS = 120  # of the text at the end of a run
 
 Config = dict[str, Any]
@@ -82,8 +84,11 @@ class _Run:
         self.world_size = int(os.environ["WORLD_SIZE"]) if self.elastic else 1
         self.settings: Config = config["trainer"]
         self._labelled = False  # the targets are labels, no text
+        self._locally = config["model"].get("body") in LOCAL_BODIES
 
     def execute(self) -> float:
+        if self._locally:
+            without_gradients(self.config)
         check_trainer(self.settings)
         check_phases(self.config["data"], self.config["callbacks"], self.settings)
         begin = time.perf_counter()
@@ -113,7 +118,7 @@ class _Run:
             done = {"batches_consumed": resume_step * accumulate}
             data.load_state_dict({**checkpoint[type(data).__qualname__], **done})
         resolved = OmegaConf.to_yaml(OmegaConf.create(self.config))
-        module = TrainingModule(
+        module = (LocalTrainingModule if self._locally else TrainingModule)(
             body,
             optimizer=self.config["optimizer"],
             schedule=self.config["schedule"],
@@ -269,4 +274,6 @@ class _Run:
 def _training_flops(body: nn.Module, seq_len: int) -> float | None:
     """FLOPs per token of a forward and a backward pass (twice the forward)."""
     count = getattr(body, "flops_per_token", None)
+    if getattr(body, "learns_locally", False):
+        return None  # how many edges a token passes depends on what was learned
     return 3.0 * float(count(seq_len)) if callable(count) else None

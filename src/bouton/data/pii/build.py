@@ -47,6 +47,8 @@ def build_pii(cfg: Config, seed: int) -> TokenDataModule:
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1:
         raise ConfigError(f"data.outside_weight={weight} must be a number > 0 and <= 1")
     check_tokenizer(cfg["tokenizer"])
+    if cfg["tokenizer"]["kind"] == "words":
+        raise ConfigError("data.tokenizer.kind=words is not valid here: it loses where in the text a word stands")
     return TokenDataModule(
         functools.partial(_prepare, cfg, types), name="pii", seq_len=integer(cfg, "seq_len", 1),
         batch_size=integer(cfg, "batch_size", 1), val_tokens=integer(cfg, "val_tokens", 1, optional=True), seed=seed,

@@ -25,7 +25,8 @@ class MetricsLogging(Callback):
             return
         if record.step % self.log_every and record.step != 1:
             return
-        metrics = {"train/loss": record.loss, "train/grad_norm": record.grad_norm, "train/lr": record.lr}
+        norm = {} if record.grad_norm is None else {"train/grad_norm": record.grad_norm}
+        metrics = {"train/loss": record.loss, **norm, "train/lr": record.lr}
         if record.auxiliary:
             metrics["train/auxiliary_loss"] = record.auxiliary
         log(trainer, metrics, record.step)

@@ -46,7 +46,7 @@ class NonFiniteGuard(Callback):
             TrainingError: with the step, what is not finite, and where the batch lies.
         """
         values = {"loss": record.loss, "auxiliary loss": record.auxiliary, "gradient norm": record.grad_norm}
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        bad = [name for name, value in values.items() if value is not None and not math.isfinite(value)]
         if not bad:
             return
         name = "nonfinite_batch.pt" if self._rank == 0 else f"nonfinite_batch_rank{self._rank}.pt"
