@@ -45,7 +45,7 @@ def test_a_run_leaves_a_table_a_graph_and_a_summary(tmp_path: Path, capsys: pyte
     summary = json.loads((folder / "summary.json").read_text())
     rows = list(csv.DictReader((folder / "results.csv").open()))
     assert rows[0]["method"] == "graph" and summary["status"] == "finished"
-    assert summary["final"]["val_loss"] == pytest.approx(1 - float(rows[0]["held out"]))
+    assert summary["final"]["val_error"] == pytest.approx(1 - float(rows[0]["held out"]))
     assert len(list(csv.DictReader((folder / "metrics.csv").open()))) == 3
     graph = substrate.open(folder / "graph.bouton")
     assert graph.edges == summary["costs"]["parameters"] > 0

@@ -21,7 +21,8 @@ def safe(name: str) -> str:
 
 
 def _run_name(*, _root_: DictConfig) -> str:
-    return safe(canonical_name(_root_))
+    domain = _root_.get("domain") or {}
+    return safe(str(domain.get("name") or canonical_name(_root_)))
 
 
 def _first(given: Any, otherwise: Any) -> Any:
@@ -29,6 +30,7 @@ def _first(given: Any, otherwise: Any) -> Any:
 
 
 def register_resolvers() -> None:
-    """Make ``${bouton.name:}`` (canonical, safe) and ``${bouton.first:value,fallback}`` known to OmegaConf."""
+    """Make ``${bouton.name:}`` (canonical, safe; of a domain its name) and ``${bouton.first:value,fallback}`` known to
+    OmegaConf."""
     OmegaConf.register_new_resolver("bouton.name", _run_name, replace=True)
     OmegaConf.register_new_resolver("bouton.first", _first, replace=True)

@@ -15,6 +15,7 @@ from bouton.errors import ConfigError, suggest
 __all__ = ["DOMAINS", "Domain", "Outcome", "Recorder", "domain"]
 
 DOMAINS: dict[str, str] = {
+    "mnist": "bouton.domains.images.mnist:Mnist",
     "sentences": "bouton.domains.sentences.domain:Sentences",
     "tictactoe": "bouton.domains.tictactoe.domain:TicTacToe",
 }

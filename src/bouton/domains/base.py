@@ -12,12 +12,29 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
-from bouton.mechanisms.parameters import Params
+from bouton.mechanisms.parameters import Params, Spec
 from bouton.substrate import Graph
 from bouton.training.csv_logger import Table
 
 X = TypeVar("X")
 Row = dict[str, str | float]
+
+
+class PlaceSpec(Spec):
+    """What is known of a parameter that names a file or a folder, or nothing."""
+
+    def valid(self) -> str:
+        return "a path or null"
+
+    def accept(self, value: Any) -> Any:
+        if value is not None and not isinstance(value, str):
+            raise ValueError
+        return value
+
+
+def place(doc: str) -> Any:
+    """A parameter that names a file or a folder; null by default."""
+    return field(default=None, metadata={"bouton": PlaceSpec("place", doc, optional=True)})
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ def run(cfg: DictConfig) -> float:
     write_json(folder / "environment.json", environment(seed, 1))
     reset_peak_memory()
     begin, cpu = time.perf_counter(), time.process_time()
-    outcome = task.run(Recorder(folder))
+    recorder = Recorder(folder)
+    outcome = task.run(recorder)
     seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
     substrate.save(outcome.graph, folder / GRAPH)
     write_text(folder / "results.csv", as_csv(outcome.table))
@@ -62,8 +63,8 @@ def run(cfg: DictConfig) -> float:
         _draw(figure, folder / f"{name}.png")
     summary = {
         "status": "finished",
-        "step": 0,
-        "final": {"val_loss": outcome.objective},
+        "step": int(recorder.rows[-1]["step"]) if recorder.rows else 0,
+        "final": {"val_error": outcome.objective},
         "facts": outcome.facts,
         "costs": {
             "parameters": outcome.graph.edges,

@@ -40,10 +40,12 @@ _KNOWN: dict[str, tuple[str, str, bool, float]] = {
     "val_bits_per_byte": ("held-out bits per byte", "bits per byte", True, 0.005),
     "val_perplexity": ("held-out perplexity", "perplexity", True, 0.1),
     "val_accuracy": ("held-out accuracy", "share of tokens", False, 0.01),
+    "val_error": ("held-out error", "share of examples", True, 0.005),
     "val_f1": ("held-out F1 of entities", "F1", False, 0.01),
     "train_loss": ("training loss of the last step", "nats per token", True, 0.01),
 }
 DEFAULT = "final_val_loss"
+_OF_DOMAINS = "final_val_error"  # what runs of a domain of the graph have in its place
 
 
 def metric(column: str, columns: Iterable[str], interest: float | None = None) -> Metric:
@@ -58,6 +60,8 @@ def metric(column: str, columns: Iterable[str], interest: float | None = None) -
         ConfigError: no such column, a column that is not a metric, or an effect that is not positive.
     """
     known = [name for name in columns if name.partition("_")[2] in _KNOWN and name.startswith(("final_", "best_"))]
+    if column == DEFAULT and column not in known and _OF_DOMAINS in known:
+        column = _OF_DOMAINS
     if column not in known and f"final_{column}" in known:
         column = f"final_{column}"
     if column not in known:
