@@ -28,7 +28,7 @@ from bouton import substrate
 from bouton.errors import ConfigError, SocketError
 from bouton.mechanisms.base import Mechanism
 from bouton.mechanisms.neuromod import Neuromod
-from bouton.mechanisms.parameters import Params, integer, real
+from bouton.mechanisms.parameters import Params, choice, integer, real
 from bouton.mechanisms.vitals import Vitals
 from bouton.models.body import Body
 from bouton.models.growth import Directory, Keys, Sketch
@@ -55,6 +55,7 @@ class SubstrateConfig(Params):
     least: int = integer(2, "times that a pair or a context must be seen to get an edge or a node", low=1, high=255)
     grow_steps: int | None = integer(None, "optimizer steps in which it grows; null: all", unit="steps", low=0)
     eta: float = real(0.1, "rate of learning, times the schedule", low=0, low_open=True, scale="log")
+    rule: str = choice("surprise", ("surprise", "perceptron"), "error: [token] - p, or [token] - [best guess]")
     clip: float = real(20.0, "largest magnitude of a weight", low=0, low_open=True)
     batch: int = integer(128, "pairs for which the weights stand still", low=1)
     max_seq_len: int = integer(256, "tokens of a sequence that costs are counted for; none is too long", low=1)
@@ -191,6 +192,7 @@ class Substrate(Body):
             losses = self.readout.learn(
                 contexts[part],
                 answers[part],
+                rule=self.config.rule,
                 eta=eta * self._dopamine(contexts[part], answers[part]),
                 clip=(-self.config.clip, self.config.clip),
                 batch=self.config.batch,
@@ -268,7 +270,7 @@ class Substrate(Body):
             _KEYS: self.assemblies.keys,
             _NODES: self.assemblies.numbers,
             _STEPS: np.array([self.learned_steps], np.int64),
-            "usual_surprise": np.array([math.nan if self._usual is None else self._usual]),
+            "usual_surprise": np.array([-1.0 if self._usual is None else self._usual]),
         }
         for name, array in arrays.items():
             destination[prefix + name] = torch.from_numpy(array.copy())
@@ -297,5 +299,5 @@ class Substrate(Body):
         self.counts, self.learned_steps = arrays[_COUNTS], int(arrays[_STEPS][0])
         self.pairs.counts, self.contexts_seen.counts = arrays[_PAIRS], arrays[_CONTEXTS]
         usual = float(arrays["usual_surprise"][0])
-        self._usual = None if math.isnan(usual) else usual
+        self._usual = None if usual < 0 else usual
         self._take(graph, Directory(arrays[_KEYS], arrays[_NODES]))

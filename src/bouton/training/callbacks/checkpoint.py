@@ -88,7 +88,12 @@ class Checkpointing(Callback):
         loop = trainer.fit_loop.epoch_loop
         total: Any = loop.batch_progress.total
         total.ready = total.started = total.processed = total.completed = meta["step"] * trainer.accumulate_grad_batches
-        steps = loop.automatic_optimization.optim_progress.optimizer.step.total
+        automatic = pl_module.automatic_optimization
+        steps = (
+            loop.automatic_optimization.optim_progress.optimizer.step.total
+            if automatic
+            else loop.manual_optimization.optim_step_progress.total
+        )
         steps.ready = steps.completed = meta["step"]
         loop._batches_that_stepped = meta["step"]
         # ``last.ckpt`` is written at once: the tables were cut back, and a later one must not outlive them.
