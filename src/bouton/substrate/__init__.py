@@ -6,6 +6,7 @@
     graph.connect("causes", ["rain", "sun"], ["wet", "dry"], [0.9, 0.8])
     active = substrate.spread(graph, ["rain"], steps=2, record=True)
     print(substrate.explain(graph, active, "wet"))
+    substrate.draw(graph, substrate.paths(graph, active, "wet")).savefig("wet.png")
     substrate.learn(graph, "co_occurs", active, create=0.01)    # Hebb: what is active together
     substrate.save(graph, "weather.graph")
     graph = substrate.open("weather.graph")
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from bouton.substrate.arrays import Nodes
 from bouton.substrate.changes import changes, record_changes
+from bouton.substrate.drawing import draw
 from bouton.substrate.explaining import Explanation, explain, paths
 from bouton.substrate.files import open, save
 from bouton.substrate.graph import RELATIONS, Graph
@@ -36,6 +38,7 @@ __all__ = [
     "Readout",
     "Replay",
     "changes",
+    "draw",
     "explain",
     "export_legacy",
     "fade",
