@@ -53,15 +53,18 @@ class Ngrams(Task):
             raise EvaluationError(f"task ngrams needs plain documents, data={subject.run.config.data.name} has others")
         known = open_store(folder / "train")
         size = min(len(known), options.max_tokens)
-        counts = KneserNey(
-            np.asarray(known.tokens[:size], np.int64), known.documents, options.order, subject.model.vocab_size
-        )
+        tokens = np.asarray(known.tokens[:size], np.int64)
+        # A model per order: the lower orders inside of a longer one are for backing off, and predict worse alone.
+        orders = range(1, options.order + 1)
+        models = [KneserNey(tokens, known.documents, n, subject.model.vocab_size) for n in orders]
+        counts = models[-1]
         rows = np.sort(subject.validation_rows)
         length = subject.seq_len
         keys = counts.keys(np.asarray(subject.store.tokens, np.int64), subject.store.documents)
         at = rows[:, None] * length + np.arange(length)  # the key of target t + 1 is number t
         exists = at < len(keys)
-        by_order = [p.reshape(at.shape) for p in counts.probabilities(keys[np.minimum(at, len(keys) - 1)].ravel())]
+        wanted = keys[np.minimum(at, len(keys) - 1)].ravel()
+        by_order = [model.probabilities(wanted)[-1].reshape(at.shape) for model in models]
         own, given = _model(subject, rows)
         valid = given & exists
         half = len(rows) // 2
@@ -71,7 +74,7 @@ class Ngrams(Task):
         share = float(SHARES[int(np.argmin(losses))])
         methods = {"model": own, "mixed": share * own + (1 - share) * by_order[-1]}
         methods |= {f"kn{n}": p for n, p in enumerate(by_order, start=1) if n > 1}
-        methods["unigram"] = _unigram(np.asarray(known.tokens[:size]), subject.model.vocab_size)[
+        methods["unigram"] = _unigram(tokens, subject.model.vocab_size)[
             keys[np.minimum(at, len(keys) - 1)] % counts.base
         ]
         methods["uniform"] = np.full(own.shape, 1 / subject.model.vocab_size)
