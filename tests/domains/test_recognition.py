@@ -6,7 +6,7 @@ import pytest
 from bouton.domains import baselines
 from bouton.domains.base import Recorder
 from bouton.domains.codes import one_hot
-from bouton.domains.recognition import Task, compare, overlap
+from bouton.domains.recognition import Task, code_facts, compare
 from bouton.domains.recognizer import Examples, Learning, Recognizer
 
 pytest.importorskip("bouton_kernels")
@@ -15,7 +15,7 @@ NODES, CLASSES = 40, ["a", "b", "c"]
 
 
 def _examples(count: int, seed: int, shift: int = 0) -> Examples:
-    """Twelve active nodes of 40, two thirds of them from the ten of the class."""
+    """Ten active nodes of 40, six of them from the ten of the class."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 3, count)
     rows = []
@@ -87,9 +87,13 @@ def test_the_nearest_example_and_template_by_a_plain_loop() -> None:
     assert baselines.nearest_template(x, train.labels)(z).tolist() == template
 
 
-def test_overlap_counts() -> None:
-    train, test = _examples(60, 6), _examples(20, 7)
-    both = Examples(np.concatenate([test.active, train.active[:20]]), np.zeros(40, np.int64))
-    facts = overlap(train, both)
-    assert facts["training examples"] == 60 and facts["test examples"] == 40
-    assert float(facts["test codes that occur in training"]) >= 0.5
+def test_facts_count_codes_and_what_is_known_from_training() -> None:
+    task = _task()
+    known = Examples(np.concatenate([task.fit.active[:30], _examples(10, 9).active]), np.zeros(40, np.int64))
+    facts = code_facts(Task(task.inputs, CLASSES, task.fit, task.validation, {"test": known}))
+    assert (facts["input nodes"], facts["training examples"], facts["test: examples"]) == (NODES, 250, 40)
+    assert facts["active nodes of an example"] == 10
+    train = {tuple(row) for row in task.train().active}
+    assert facts["distinct codes in training"] == len(train)
+    share = np.mean([tuple(row) in train for row in known.active])
+    assert facts["test: share of codes that occur in training"] == share >= 0.75

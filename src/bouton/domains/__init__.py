@@ -15,6 +15,11 @@ from bouton.errors import ConfigError, suggest
 __all__ = ["DOMAINS", "Domain", "Outcome", "Recorder", "domain"]
 
 DOMAINS: dict[str, str] = {
+    "basic_motions": "bouton.domains.motion.wrist:BasicMotions",
+    "clips": "bouton.domains.motion.clips:Clips",
+    "digits": "bouton.domains.audio.digits:Digits",
+    "shapes": "bouton.domains.motion.shapes:Shapes",
+    "tones": "bouton.domains.audio.tones:Tones",
     "mnist": "bouton.domains.images.mnist:Mnist",
     "sentences": "bouton.domains.sentences.domain:Sentences",
     "tictactoe": "bouton.domains.tictactoe.domain:TicTacToe",

@@ -84,6 +84,37 @@ class Patches:
         return _active(contents.reshape(len(grids), -1), self.levels**4 - 1)
 
 
+@dataclass(frozen=True)
+class Both:
+    """Cells and patches of the same grid."""
+
+    cells: Cells
+    patches: Patches
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes there are."""
+        return self.cells.nodes + self.patches.nodes
+
+    def names(self) -> list[str]:
+        """(nodes,) in the order of their numbers."""
+        return [*self.cells.names(), *self.patches.names()]
+
+    def __call__(self, grids: Levels) -> Ids:
+        """(examples, *shape) -> (examples, width) numbers of the active nodes, NONE where there are fewer."""
+        return join([(self.cells(grids), self.cells.nodes), (self.patches(grids), self.patches.nodes)])[0]
+
+
+Coder: TypeAlias = Cells | Patches | Both
+CODES = ("cells", "patches", "both")
+
+
+def coder(code: str, shape: tuple[int, int], levels: int, axes: str = "rc") -> Coder:
+    """The coder of that name among :data:`CODES`."""
+    cells, patches = Cells(shape, levels, axes), Patches(shape, levels, axes)
+    return cells if code == "cells" else patches if code == "patches" else Both(cells, patches)
+
+
 def _place(index: Sequence[int], axes: str) -> str:
     return "".join(f"{axis}{i}" for axis, i in zip(axes, index, strict=True))
 
@@ -128,6 +159,11 @@ def seen_before(train: Ids, test: Ids) -> float:
     """Share of the test examples whose code occurs among the training examples."""
     known = distinct(train)
     return float(np.mean([row[row != NONE].tobytes() in known for row in np.ascontiguousarray(test)]))
+
+
+def cut(values: NDArray[Any], cuts: Sequence[float]) -> Levels:
+    """Levels, 0 to ``len(cuts)``: how many cuts a value has reached."""
+    return np.searchsorted(np.array(cuts), values, side="right").astype(np.uint8)
 
 
 def shrink(cells: int, to: int) -> NDArray[np.float32]:

@@ -7,17 +7,21 @@ and are tested once.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
 from bouton.domains import baselines
-from bouton.domains.base import Recorder, Row
+from bouton.domains.base import Domain, Outcome, Recorder, Row
 from bouton.domains.codes import Matrix, distinct, one_hot, seen_before
+from bouton.domains.pictures import confusion
 from bouton.domains.recognizer import Examples, Labels, Learning, Recognizer
 from bouton.hub.optional import require
+from bouton.substrate.arrays import NONE
 
 SURPRISE, PERCEPTRON = "graph", "perceptron rule, same graph"
 MOST_PAIRS = 10**8  # of examples that the nearest example compares
@@ -43,7 +47,7 @@ class Task:
         """Both parts of the training examples."""
         width = max(self.fit.active.shape[1], self.validation.active.shape[1])
         parts = [self.fit, self.validation]
-        active = [np.pad(p.active, ((0, 0), (0, width - p.active.shape[1])), constant_values=2**32 - 1) for p in parts]
+        active = [np.pad(p.active, ((0, 0), (0, width - p.active.shape[1])), constant_values=NONE) for p in parts]
         return Examples(np.concatenate(active), np.concatenate([p.labels for p in parts]))
 
 
@@ -69,13 +73,14 @@ class Compared:
         return 1.0 - float(self.rows[0]["validation"])
 
 
-def compare(task: Task, how: Learning, *, seed: int, threads: int, recorder: Recorder) -> Compared:
+def compare(
+    task: Task, how: Learning, *, seed: int, threads: int, recorder: Recorder, strength: float | None = None
+) -> Compared:
     """Learn and test, with all baselines.
 
-    Raises:
-        ConfigError: scikit-learn is not installed.
+    Args:
+        strength: of the logistic regression; None: chosen on the validation examples.
     """
-    require("sklearn", "domains", "a domain of recognition")
     train = task.train()
     rows: list[Row] = []
     final: dict[str, Recognizer] = {}
@@ -95,7 +100,8 @@ def compare(task: Task, how: Learning, *, seed: int, threads: int, recorder: Rec
     nodes = len(task.inputs)
     fit, validation, everything = (one_hot(e.active, nodes) for e in (task.fit, task.validation, train))
     tests_ = {name: one_hot(examples.active, nodes) for name, examples in task.tests.items()}
-    strength = baselines.best_strength(fit, task.fit.labels, validation, task.validation.labels)
+    if strength is None:
+        strength = baselines.best_strength(fit, task.fit.labels, validation, task.validation.labels)
     methods: dict[str, Callable[[Matrix, Labels], baselines.Classify]] = {
         "logistic regression": partial(baselines.logistic_regression, strength=strength),
         "nearest example": baselines.nearest_example,
@@ -113,12 +119,51 @@ def compare(task: Task, how: Learning, *, seed: int, threads: int, recorder: Rec
     return Compared(rows, final[SURPRISE], answers, strength)
 
 
-def overlap(train: Examples, test: Examples) -> dict[str, float | int | str]:
-    """Facts about the codes: how many differ, and how many of the test are known from training."""
-    return {
+class Recognition(Domain):
+    """A domain of recognition: subclasses say what the examples are.
+
+    Attributes:
+        pictured: the test of which a picture shows what was confused.
+    """
+
+    pictured: ClassVar[str] = "test"
+    settings: Learning
+
+    @abstractmethod
+    def prepare(self, recorder: Recorder) -> Task:
+        """Coded examples.
+
+        Raises:
+            DataError: data that are missing or not what they should be.
+        """
+
+    def finish(self, task: Task, found: Compared, recorder: Recorder) -> Outcome:
+        """The table, the facts that all such domains have, and a picture of what was confused."""
+        shown = self.pictured
+        figures = {"confusion": confusion(task.tests[shown].labels, found.answers[shown], task.classes)}
+        facts = {**code_facts(task), "chosen C of the logistic regression": found.strength}
+        return Outcome(found.error, found.rows, found.recognizer.graph, facts, figures)
+
+    def run(self, recorder: Recorder) -> Outcome:
+        require("sklearn", "domains", f"domain.name = {self.name}")
+        task = self.prepare(recorder)
+        found = compare(task, self.settings, seed=self.seed, threads=self.threads, recorder=recorder)
+        return self.finish(task, found, recorder)
+
+
+def code_facts(task: Task) -> dict[str, float | int | str]:
+    """How large the code is, how many codes differ, and which of the tests are known from training."""
+    train = task.train()
+    facts: dict[str, float | int | str] = {
+        "input nodes": len(task.inputs),
+        "active nodes of an example": float((train.active != NONE).sum(axis=1).mean()),
         "training examples": len(train),
         "distinct codes in training": len(distinct(train.active)),
-        "test examples": len(test),
-        "distinct codes in the test": len(distinct(test.active)),
-        "test codes that occur in training": seen_before(train.active, test.active),
     }
+    for name, test in task.tests.items():
+        facts |= {
+            f"{name}: examples": len(test),
+            f"{name}: distinct codes": len(distinct(test.active)),
+            f"{name}: share of codes that occur in training": seen_before(train.active, test.active),
+        }
+    return facts

@@ -109,6 +109,8 @@ def text(value: float | str) -> str:
 def show(outcome: Outcome, name: str, folder: Path, seconds: float) -> None:
     """Print the table for a person."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # a file has room
     table = Table(title=name, title_justify="left")
     for column in outcome.table[0]:
         table.add_column(column, justify="left" if column == "method" else "right")

@@ -7,18 +7,18 @@ Codes: ``cells`` is one node for each level above 0 of each cell; ``patches`` is
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bouton.domains.base import Domain, Outcome, Recorder, place
+from bouton.domains.base import Outcome, Recorder, place
 from bouton.domains.codes import Cells, Levels, Patches, shrink
 from bouton.domains.images.idx import read_idx
-from bouton.domains.images.pictures import confusion, weight_images
-from bouton.domains.recognition import Task, compare, overlap
+from bouton.domains.pictures import weight_images
+from bouton.domains.recognition import Compared, Recognition, Task
 from bouton.domains.recognizer import Examples, Learning
 from bouton.errors import ConfigError, DataError
 from bouton.mechanisms.parameters import Params, choice, integer
@@ -39,42 +39,34 @@ class MnistSettings(Learning):
     validation: int = integer(10000, "last training images, on which choices are made", low=1)
 
 
-class Mnist(Domain):
+class Mnist(Recognition):
     """Columns: share of images recognised, on the last training images and on the canonical test set."""
 
     name: ClassVar[str] = "mnist"
     Settings: ClassVar[type[Params]] = MnistSettings
     settings: MnistSettings
 
-    def run(self, recorder: Recorder) -> Outcome:
+    def prepare(self, recorder: Recorder) -> Task:
         s = self.settings
         (images, labels), (test_images, test_labels) = (self._read(part) for part in ("train", "t10k"))
         if s.validation >= len(images):
             raise ConfigError(
                 f"domain.validation = {s.validation} is not valid: below the {len(images)} images of training"
             )
-        encoder = Encoder(images.shape[1:], s.code)
+        self.encoder = Encoder(images.shape[1:], s.code)
         begin = time.perf_counter()
-        active = encoder(images)
-        seconds = time.perf_counter() - begin
-        train, test = Examples(active, labels), Examples(encoder(test_images), test_labels)
+        train = Examples(self.encoder(images), labels)
+        self.seconds = time.perf_counter() - begin
+        test = Examples(self.encoder(test_images), test_labels)
         fit = len(images) - s.validation
-        task = Task(encoder.coder.names(), CLASSES, train[:fit], train[fit:], {"test": test})
-        found = compare(task, s, seed=self.seed, threads=self.threads, recorder=recorder)
-        epochs = found.recognizer.seconds
-        facts = {
-            **overlap(train, test),
-            "input nodes": encoder.coder.nodes,
-            "active nodes of an image": float((active != 2**32 - 1).sum(axis=1).mean()),
-            "chosen C of the logistic regression": found.strength,
-            "seconds to encode the training images": seconds,
-            "seconds to learn them once, median": float(np.median(epochs)),
-        }
-        figures = {
-            "weights": weight_images(found.recognizer, encoder.coder, CLASSES),
-            "confusion": confusion(test_labels, found.answers["test"], CLASSES),
-        }
-        return Outcome(found.error, found.rows, found.recognizer.graph, facts, figures)
+        return Task(self.encoder.coder.names(), CLASSES, train[:fit], train[fit:], {"test": test})
+
+    def finish(self, task: Task, found: Compared, recorder: Recorder) -> Outcome:
+        outcome = super().finish(task, found, recorder)
+        once = float(np.median(found.recognizer.seconds))
+        facts = {"seconds to encode the training images": self.seconds, "seconds to learn them once, median": once}
+        pictures = {"weights": weight_images(found.recognizer, self.encoder.coder, CLASSES)}
+        return replace(outcome, facts={**outcome.facts, **facts}, figures={**outcome.figures, **pictures})
 
     def _read(self, part: str) -> tuple[Images, NDArray[np.int64]]:
         if self.settings.path is None:

@@ -1,13 +1,14 @@
-"""Pictures of what was learned: the weights of the classes as images, and which class was taken for which."""
+"""Pictures of what was learned: weights of the classes as images, which class was taken for which, curves of noise."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from bouton.domains.base import Row
 from bouton.domains.codes import Cells, Patches
 from bouton.domains.recognizer import Labels, Recognizer
 
@@ -54,4 +55,21 @@ def confusion(labels: Labels, answers: Labels, classes: Sequence[str]) -> Figure
     axes.set_yticks(range(len(classes)), classes)
     right = float((labels == answers).mean())
     axes.set(xlabel="answer", ylabel="class", title=f"{right:.1%} of {len(labels):,} right")
+    return figure
+
+
+def by_noise(rows: Sequence[Row], columns: Mapping[str, float]) -> Figure:
+    """Share recognised by each method over the noise.
+
+    Args:
+        columns: column of the rows -> noise.
+    """
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for row in rows:
+        graph = row["method"] == rows[0]["method"]
+        values = [float(row[name]) for name in columns]
+        axes.plot(list(columns.values()), values, "o-", label=row["method"], lw=2.4 if graph else 1.2, ms=4)
+    axes.set(xlabel="noise: standard deviation / amplitude", ylabel="share right", ylim=(0, 1.02))
+    axes.legend(frameon=False, fontsize=8)
     return figure
