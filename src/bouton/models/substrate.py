@@ -198,6 +198,8 @@ class Substrate(Body):
                 batch=self.config.batch,
             )
             total += float(losses.sum(dtype=np.float64))
+        if grows:
+            self._rest(answers)
         return total, len(answers)
 
     def _form(self, keys: Keys) -> None:
@@ -208,13 +210,16 @@ class Substrate(Body):
             self.assemblies.add(new, np.asarray(self.graph.add(len(new)), np.int64))
 
     def _grow(self, contexts: Keys, answers: Keys) -> None:
-        """Edges for pairs that have been seen often enough, and the resting potentials of what was seen until now."""
+        """Edges, which weigh nothing yet, for pairs that have been seen often enough."""
         pairs = (contexts << 32 | answers[:, None])[contexts >= 0]
         distinct, times = self.pairs.add(pairs)
         new = distinct[(times >= self.config.least) & (self._edges.find(distinct) < 0)]
         if len(new):
             self._edges.add(new, new)
             self.graph.connect(RELATION, new >> 32, new & 0xFFFFFFFF, 0.0)
+
+    def _rest(self, answers: Keys) -> None:
+        """Rest at how often each answer was seen until now."""
         self.counts += np.bincount(answers, minlength=self.answers)
         seen = torch.from_numpy(self.counts).double() + 1
         with torch.no_grad():
