@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bouton.data import ByteTokenizer, StreamDecoder, Tokenizer, load_tokenizer, train_bpe
-from bouton.data.tokenizers import IntegerTokenizer, load_bpe, load_gpt2
+from bouton.data.tokenizers import IntegerTokenizer, load_bpe, load_gpt2, split_words, train_words
 from bouton.errors import ConfigError, DataError
 
 from .conftest import story
@@ -146,3 +146,24 @@ def test_integers() -> None:
     for text in ("3 16", "x"):
         with pytest.raises(DataError):
             tokenizer.encode(text)
+
+
+def test_words_keep_the_frequent_ones(tmp_path: Path) -> None:
+    text = "The cat, the dog. The cat sat; the dog ran. A cat!"
+    tokenizer = train_words([text], 9)
+    assert [tokenizer.string(i).strip() for i in range(6)] == [b"", b"<unk>", b"the", b"cat", b".", b"dog"]
+    assert tokenizer.vocab_size == 6
+    assert tokenizer.encode("the CAT barked.") == [2, 3, 1, 4]
+    assert tokenizer.decode([2, 3, 1, 4]) == "the cat <unk>."
+    assert tokenizer.eot_id not in tokenizer.encode("<|endoftext|>")
+    assert tokenizer.token_bytes.sum() == 0
+    assert split_words("don't \u00c9t\u00e9_2") == ["don", "'", "t", "\u00e9t\u00e9_2"]
+    tokenizer.save(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert again.fingerprint == tokenizer.fingerprint and again.encode(text) == tokenizer.encode(text)
+    assert train_words([text], 4).encode("the dog") == [2, 1]
+    (tmp_path / "words.txt").write_text("the\n")
+    with pytest.raises(DataError, match="fingerprint differs"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(ConfigError, match="vocab_size=2 is too small"):
+        train_words([text], 2)

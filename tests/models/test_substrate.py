@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -222,3 +223,13 @@ def test_a_directory_finds_what_it_has() -> None:
     directory.add(np.array([5, 9]), np.array([50, 90]))
     directory.add(np.array([1, 7, 11]), np.array([10, 70, 110]))
     assert directory.find(np.array([[1, 2, 5], [7, 11, 12]])).tolist() == [[10, -1, 50], [70, 110, -1]]
+
+
+def test_a_copy_learns_by_itself(taught: Substrate) -> None:
+    twin = copy.deepcopy(taught)
+    tokens, starts = rows(seed=10)
+    before, _ = taught(tokens, starts=starts)
+    assert torch.equal(twin(tokens, starts=starts)[0], before)
+    teach(twin, 2, seed=10)
+    assert not torch.equal(twin(tokens, starts=starts)[0], before)
+    assert torch.equal(taught(tokens, starts=starts)[0], before)

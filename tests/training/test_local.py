@@ -12,6 +12,9 @@ import torch
 
 import bouton
 from bouton.cli.train import main
+from bouton.errors import ConfigError
+from bouton.evaluation import evaluate
+from bouton.hub import save_pretrained
 from bouton.training.checkpoints import read_checkpoint
 
 pytest.importorskip("bouton_kernels")
@@ -77,3 +80,15 @@ def test_what_has_no_effect_is_refused(
     assert main([*WORDS, cache, f"run_dir={tmp_path / 'run'}", word]) == 1
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith("error: ") and says in told
+
+
+def test_tasks_measure_it_and_export_says_why_not(
+    tmp_path: Path, cache: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert main([*WORDS, cache, f"run_dir={folder}"]) == 0
+    found = evaluate(bouton.load(folder), ["speed", "ngrams"], {"speed": {"seconds": 0.01, "contexts": [8]}})
+    assert found["speed"]["numbers"]["training_tokens_per_second"] > 0
+    assert found["ngrams"]["numbers"]["model"] > 1
+    with pytest.raises(ConfigError, match="cannot be exported: its model is no network of tensors"):
+        save_pretrained(folder, tmp_path / "hub")

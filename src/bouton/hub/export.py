@@ -40,6 +40,15 @@ def save_pretrained(run: Run | str | Path, folder: str | Path) -> Path:
     run = load(run, device="cpu") if isinstance(run, str | Path) else run
     if run.model.num_labels is not None:
         raise ConfigError(f"run = {run.folder} labels tokens: only language models can be exported")
+    if run.model.learns_locally or run.tokenizer.kind == "words":
+        what = (
+            "its model is no network of tensors"
+            if run.model.learns_locally
+            else "its tokenizer of words is not lossless"
+        )
+        raise ConfigError(
+            f"run = {run.folder} cannot be exported: {what}; the run folder itself is what others can load"
+        )
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"to = {folder} is not empty: choose a new folder")

@@ -12,6 +12,7 @@ Source: the delta rule (Widrow and Hoff 1960) with the softmax's error; a maximu
 
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -256,6 +257,14 @@ class Substrate(Body):
     def num_parameters(self) -> int:
         """Edges and resting potentials."""
         return self.graph.edges + self.answers
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Substrate:
+        twin = Substrate(self.config)
+        memo[id(self)] = twin
+        twin.neuromod = copy.deepcopy(self.neuromod, memo)
+        twin.mechanisms = copy.deepcopy(self.mechanisms, memo)
+        twin.load_state_dict(self.state_dict())
+        return twin.train(self.training)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 

@@ -107,7 +107,8 @@ class _Items:
                 f"needle.lengths"
             )
         ids, counts = np.unique(self.text, return_counts=True)
-        ids = ids[(counts >= np.median(counts)) & (subject.tokenizer.token_bytes[ids] > 0)]
+        speakable = np.array([bool(subject.tokenizer.string(int(token))) for token in ids])  # specials are not
+        ids = ids[(counts >= np.median(counts)) & speakable]
         size = options.key + options.value
         if len(ids) < 2 * size:
             raise EvaluationError(

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from bouton.evaluation.base import Result, Row, Task, spread
 from bouton.evaluation.intervals import Estimate, median
@@ -22,6 +23,10 @@ from bouton.evaluation.registry import register
 from bouton.evaluation.subject import AUTOCAST, Subject
 from bouton.training.costs import EnergyMeter, peak_memory, reset_peak_memory
 
+if TYPE_CHECKING:
+    from bouton.models.body import Body
+
+Batch = Mapping[str, Tensor]
 _WARM_UP, _FEWEST = 2, 5  # repetitions
 
 
@@ -70,29 +75,44 @@ class Speed(Task):
         return result
 
 
-def _training(subject: Subject, seconds: float, result: Result) -> None:
+def _by_gradients(subject: Subject, model: Body) -> Callable[[Batch], None]:
+    """A step of the run's optimizer."""
     from bouton.training.module import summed_nll
     from bouton.training.optimizers import build_optimizer
 
-    batches = [{name: t.to(subject.device) for name, t in subject.data.train_batch(step).items()} for step in range(4)]
-    model = copy.deepcopy(subject.model).train()
     optimizer = build_optimizer(dict(subject.run.config.optimizer), model)
     kind = AUTOCAST.get(subject.precision_name)
-    tokens, done = batches[0]["tokens"].numel(), 0
 
-    def step() -> None:
-        nonlocal done
-        batch = batches[done % len(batches)]
-        done += 1
+    def step(batch: Batch) -> None:
         with torch.autocast(subject.device.type, dtype=kind, enabled=kind is not None):
             logits, _ = model(batch["tokens"], starts=batch["starts"])
-            loss = summed_nll(logits, batch["targets"]) / tokens
+            loss = summed_nll(logits, batch["targets"]) / batch["tokens"].numel()
         extra = model.auxiliary_loss()
         (loss if extra is None else loss + extra).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         model.commit_observations(lambda sums: sums)
         optimizer.step()
         optimizer.zero_grad()
+
+    return step
+
+
+def _locally(subject: Subject, model: Any) -> Callable[[Batch], None]:
+    """A step of the body's own rule."""
+    rate = float(subject.run.config.optimizer.lr)
+    return lambda batch: model.learn(batch["tokens"], batch["targets"], batch["starts"], rate)
+
+
+def _training(subject: Subject, seconds: float, result: Result) -> None:
+    batches = [{name: t.to(subject.device) for name, t in subject.data.train_batch(step).items()} for step in range(4)]
+    model = copy.deepcopy(subject.model).train()
+    learn = _locally(subject, model) if model.learns_locally else _by_gradients(subject, model)
+    tokens, done = batches[0]["tokens"].numel(), 0
+
+    def step() -> None:
+        nonlocal done
+        learn(batches[done % len(batches)])
+        done += 1
 
     reset_peak_memory()
     times, joules = timed(step, seconds, subject.device)
