@@ -102,7 +102,7 @@ def test_what_is_wrong_is_one_line(folder: Path, word: str, says: str, capsys: p
     assert main(words) == 1
     told = capsys.readouterr().err.strip()
     assert says in told and len(told.splitlines()) == 1
-    assert not (folder / "run" / "summary.json").exists()
+    assert not (folder / "run").exists()
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bouton import compose, substrate
+from bouton import compose, evidence, substrate
 from bouton.cli.train import main
 from bouton.config import conf_dir
 from bouton.domains import DOMAINS, domain
@@ -67,3 +67,14 @@ def test_what_a_domain_cannot_do_is_one_line(
     assert main(["experiment=substrate/sentences", f"run_dir={tmp_path / 'run'}", word]) == 1
     told = capsys.readouterr().err.strip()
     assert says in told and len(told.splitlines()) == 1
+
+
+def test_reports_know_that_it_is_an_error_and_no_loss(tmp_path: Path) -> None:
+    words = ["experiment=substrate/sentences", "domain.epochs=2", "domain.splits=1"]
+    for seed, eta in ((0, 0.1), (0, 0.3), (1, 0.1), (1, 0.3)):
+        assert main([*words, f"seed={seed}", f"domain.eta={eta}", f"run_dir={tmp_path / f'{seed}_{eta}'}"]) == 0
+    frame = evidence.load(tmp_path)
+    assert frame["status"].eq("finished").all() and frame["seed"].nunique() == 2
+    study = evidence.analyse(frame)
+    assert study.measure.column == "final_val_error" and study.measure.unit == "share of examples"
+    assert set(study.arms) == {"none domain.eta=0.1", "none domain.eta=0.3"}

@@ -158,6 +158,15 @@ def test_wilcoxon_from_six_seeds_on() -> None:
     assert pair("a", d, "none", base).p_wilcoxon is None
 
 
+def test_differences_that_vary_in_the_last_bit_are_equal() -> None:
+    plain, other = {0: 0.3, 1: 0.4}, {0: 0.2, 1: 0.3}
+    assert plain[0] - other[0] != plain[1] - other[1]
+    (one,) = judge([pair("a", other, "none", plain)], LOSS)
+    assert (one.sd, one.p, one.verdict) == (0.0, 0.0, HELPS)
+    nearly = pair("a", {0: 0.2, 1: 0.3 + 1e-9}, "none", plain)  # took hours
+    assert nearly.p < 1e-6 and math.isnan(nearly.d_z_low)
+
+
 def test_equal_runs_are_equal() -> None:
     runs = dict.fromkeys(range(3), 2.0)
     (one,) = judge([pair("a", runs, "none", runs)], LOSS)

@@ -18,7 +18,7 @@ from rich.table import Table
 from bouton import substrate
 from bouton.domains import domain
 from bouton.domains.base import Outcome, Recorder, Row
-from bouton.errors import ConfigError
+from bouton.errors import BoutonError, ConfigError
 from bouton.files import write_atomically, write_json, write_text
 from bouton.training.costs import peak_memory, reset_peak_memory
 from bouton.training.environment import environment
@@ -54,7 +54,13 @@ def run(cfg: DictConfig) -> float:
     reset_peak_memory()
     begin, cpu = time.perf_counter(), time.process_time()
     recorder = Recorder(folder)
-    outcome = task.run(recorder)
+    try:
+        outcome = task.run(recorder)
+    except BoutonError:
+        if not recorder.rows:  # nothing was learned: no run began here
+            (folder / "config.yaml").unlink()
+            (folder / "environment.json").unlink()
+        raise
     seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
     substrate.save(outcome.graph, folder / GRAPH)
     write_text(folder / "results.csv", as_csv(outcome.table))

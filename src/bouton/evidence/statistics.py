@@ -35,6 +35,8 @@ LEVEL = 0.95  # of all intervals
 POWER = 0.8
 WILCOXON_FROM = 6  # pairs; with five the smallest two-sided p is 0.0625
 MOST_SEEDS = 1000  # beyond that no number is given
+ROUNDING = 1e-13  # relative: differences that vary by less are equal
+LARGEST_T = 1e4  # beyond it an interval of the effect says no more than "huge"
 
 Values = Mapping[int, float]  # seed -> value
 
@@ -112,8 +114,10 @@ def pair(name: str, arm: Values, baseline_name: str, baseline: Values, unpaired:
     told = {text.partition(":")[0] for text in unpaired}
     left_out = [*unpaired, *(text for text in missing if text.partition(":")[0] not in told)]
     a, b = (np.array([side[seed] for seed in seeds], dtype=float) for side in (arm, baseline))
-    difference, found = a - b, summarize(a - b)
-    n = len(seeds)
+    difference = a - b
+    if len(seeds) and np.ptp(difference) <= ROUNDING * max(np.abs(a).max(), np.abs(b).max()):
+        difference[:] = difference[0]  # shares of few examples often differ by the same, but for the last bit
+    found, n = summarize(difference), len(seeds)
     t = p = d_z = low = high = math.nan
     p_wilcoxon: float | None = None
     if n > 1:
@@ -239,7 +243,7 @@ def _t_test(difference: np.ndarray) -> tuple[float, float]:
 
 def _effect_interval(t: float, n: int) -> tuple[float, float]:
     """95 % interval of d_z: the non-centralities under which the observed t is at a 2.5 % tail, over sqrt(n)."""
-    if not math.isfinite(t):
+    if not abs(t) < LARGEST_T:  # the time that the inverse takes grows with t
         return math.nan, math.nan
     tail = (1 - LEVEL) / 2
     low, high = special.nctdtrinc(n - 1, 1 - tail, t), special.nctdtrinc(n - 1, tail, t)
