@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from bouton.domains.base import Row
 from bouton.domains.codes import Cells, Patches
 from bouton.domains.recognizer import Labels, Recognizer
+
+MOST_LETTERS = 20  # of a class, in a picture
 
 
 def weight_images(recognizer: Recognizer, coder: Cells | Patches, classes: Sequence[str]) -> Figure:
@@ -43,7 +46,9 @@ def confusion(labels: Labels, answers: Labels, classes: Sequence[str]) -> Figure
     counts: NDArray[np.int64] = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(counts, (labels, answers), 1)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    size = 1.6 + 0.42 * len(classes)
+    half = MOST_LETTERS // 2
+    names = [name if len(name) <= MOST_LETTERS else f"{name[:half]}…{name[-half:]}" for name in classes]
+    size = 1.6 + 0.42 * len(classes) + 0.07 * max(map(len, names))
     figure = Figure(figsize=(size + 0.6, size), layout="constrained")
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -51,8 +56,11 @@ def confusion(labels: Labels, answers: Labels, classes: Sequence[str]) -> Figure
         if n:
             colour = "white" if share[i, j] > 0.5 else "black"
             axes.text(j, i, f"{n}", ha="center", va="center", fontsize=7, color=colour)
-    axes.set_xticks(range(len(classes)), classes, rotation=45 if max(map(len, classes)) > 2 else 0)
-    axes.set_yticks(range(len(classes)), classes)
+    slanted: dict[str, Any] = (
+        {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 2 else {}
+    )
+    axes.set_xticks(range(len(classes)), names, **slanted)
+    axes.set_yticks(range(len(classes)), names)
     right = float((labels == answers).mean())
     axes.set(xlabel="answer", ylabel="class", title=f"{right:.1%} of {len(labels):,} right")
     return figure
