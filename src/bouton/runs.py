@@ -110,6 +110,11 @@ class Run:
         path = self.folder / "checkpoints" / f"{asked}.ckpt" if asked in ("best", "last") else Path(asked).expanduser()
         if path.is_file():
             return path
+        if (self.folder / "graph.bouton").is_file():
+            raise CheckpointError(
+                f"run = {self.folder} is one of a domain of the graph: it has no model, but graph.bouton, for "
+                "bouton.substrate.open"
+            )
         found = sorted(file.stem for file in (self.folder / "checkpoints").glob("*.ckpt"))
         there = f"this run has {', '.join(found)}" if found else "this run has none yet"
         raise CheckpointError(f"checkpoint = {asked}: there is no file {path}; {there}")

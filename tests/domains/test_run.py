@@ -11,8 +11,9 @@ import yaml
 from bouton import compose, evidence, substrate
 from bouton.cli.train import main
 from bouton.config import conf_dir
-from bouton.domains import DOMAINS, domain
-from bouton.errors import ConfigError
+from bouton.domains import DOMAINS, Recorder, domain
+from bouton.errors import CheckpointError, ConfigError
+from bouton.runs import load
 
 pytest.importorskip("bouton_kernels")
 
@@ -49,6 +50,8 @@ def test_a_run_leaves_a_table_a_graph_and_a_summary(tmp_path: Path, capsys: pyte
     assert len(list(csv.DictReader((folder / "metrics.csv").open()))) == 3
     graph = substrate.open(folder / "graph.bouton")
     assert graph.edges == summary["costs"]["parameters"] > 0
+    with pytest.raises(CheckpointError, match=r"has no model, but graph\.bouton"):
+        _ = load(folder).model
     assert main(words) == 1
     assert "already holds a run" in capsys.readouterr().err
 
@@ -78,3 +81,24 @@ def test_reports_know_that_it_is_an_error_and_no_loss(tmp_path: Path) -> None:
     study = evidence.analyse(frame)
     assert study.measure.column == "final_val_error" and study.measure.unit == "share of examples"
     assert set(study.arms) == {"none domain.eta=0.1", "none domain.eta=0.3"}
+
+
+def test_a_run_that_was_killed_is_unfinished_and_can_begin_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Recorder):
+        def log(self, step: int, **numbers: float) -> None:
+            super().log(step, **numbers)
+            if step == 2:
+                raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    words = ["experiment=substrate/sentences", "domain.epochs=4", "domain.splits=1", f"run_dir={folder}"]
+    with monkeypatch.context() as patched:
+        patched.setattr("bouton.domains.run.Recorder", Killed)
+        assert main(words) != 0
+    left = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "metrics.csv"} <= left and not left & {"summary.json", "results.csv", "graph.bouton"}
+    assert list(evidence.load(folder)["status"]) == ["unfinished"]
+    assert main(words) == 0
+    assert len(list(csv.DictReader((folder / "metrics.csv").open()))) == 4
