@@ -17,6 +17,7 @@ from torch import nn
 from bouton.config import elastic
 from bouton.errors import CheckpointError, ConfigError
 from bouton.files import remove_partials, write_json, write_text
+from bouton.models.build import BODIES
 from bouton.training.callbacks import build_callbacks
 from bouton.training.callbacks.curriculum import check_phases
 from bouton.training.callbacks.media import add_sample, read_samples, sample_text
@@ -34,7 +35,6 @@ from bouton.training.trainer import build_trainer, check_trainer, on_gpu, precis
 
 log = logging.getLogger("bouton.training")
 
-LOCAL_BODIES = ("substrate",)
 SAMPLE_TOKENS = 120  # of the text at the end of a run
 
 Config = dict[str, Any]
@@ -84,7 +84,7 @@ class _Run:
         self.world_size = int(os.environ["WORLD_SIZE"]) if self.elastic else 1
         self.settings: Config = config["trainer"]
         self._labelled = False  # the targets are labels, no text
-        self._locally = config["model"].get("body") in LOCAL_BODIES
+        self._locally = getattr(BODIES.get(config["model"].get("body")), "learns_locally", False)
 
     def execute(self) -> float:
         if self._locally:
