@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bouton import substrate
+from bouton.data.packing import IGNORED
 from bouton.errors import ConfigError, SocketError
 from bouton.mechanisms.base import Mechanism
 from bouton.mechanisms.neuromod import Neuromod
@@ -39,7 +40,6 @@ from bouton.models.sequences import check_tokens, positions_of
 from bouton.models.sockets import State
 
 RELATION = "predicts"
-IGNORED = -100
 _GRAPH, _COUNTS, _PAIRS, _CONTEXTS, _KEYS, _NODES, _STEPS = (
     "graph", "counts", "seen_pairs", "seen_contexts", "assembly_keys", "assembly_nodes", "learned_steps",
 )  # fmt: skip
@@ -59,7 +59,7 @@ class SubstrateConfig(Params):
     rule: str = choice("surprise", ("surprise", "perceptron"), "error: [token] - p, or [token] - [best guess]")
     clip: float = real(20.0, "largest magnitude of a weight", low=0, low_open=True)
     batch: int = integer(128, "pairs for which the weights stand still", low=1)
-    max_seq_len: int = integer(256, "tokens of a sequence that costs are counted for; none is too long", low=1)
+    max_seq_len: int = integer(256, "longest text of public benchmarks; none is too long for the body", low=1)
 
     def check(self) -> None:
         if (self.vocab_size + 1) ** self.assemblies >= 2**63:
