@@ -1,10 +1,11 @@
 //! Independent jobs over threads, and memory that may be refused.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
 
-use rayon::prelude::*;
-use rayon::ThreadPool;
+use rayon::{ThreadPool, Yield};
 
 /// More threads than any processor has: such a number is a mistake, and trying to start them would hurt.
 pub const MOST_THREADS: usize = 1024;
@@ -16,10 +17,7 @@ fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Res
     static POOLS: OnceLock<Mutex<Pools>> = OnceLock::new();
     let key = (std::process::id(), threads);
     let pool = {
-        let mut pools = match POOLS.get_or_init(Mutex::default).lock() {
-            Ok(pools) => pools,
-            Err(poisoned) => poisoned.into_inner(),
-        };
+        let mut pools = lock(POOLS.get_or_init(Mutex::default));
         match pools.get(&key) {
             Some(pool) => pool.clone(),
             None => {
@@ -33,27 +31,114 @@ fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Res
     Ok(pool.install(work))
 }
 
-/// Run `work` where the [`for_each`] within it find the threads awake.
-pub fn within<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Result<R, String> {
-    if threads > MOST_THREADS {
-        return Err(format!("threads = {threads} must be at most {MOST_THREADS} (0: one per core)"));
+/// How many threads are meant: 0 is one per core.
+pub fn count(threads: usize) -> usize {
+    match threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        more => more,
     }
+}
+
+/// Run `work` where the [`for_each`] within it find the threads awake: to wake one takes longer than many a job of the
+/// graph. A thread that waits this long for a job sleeps after all.
+pub fn within<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Result<R, String> {
+    check(threads)?;
     if threads == 1 {
         return Ok(work());
     }
-    with_threads(threads, work)
+    with_threads(threads, || {
+        let (over, here) = (AtomicBool::new(false), rayon::current_thread_index());
+        rayon::scope(|scope| {
+            scope.spawn_broadcast(|_, context| {
+                if Some(context.index()) != here {
+                    watch(&over);
+                }
+            });
+            let _over = OnDrop(|| over.store(true, Ordering::Release));
+            work()
+        })
+    })
+}
+
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// Do the jobs of others, without sleep in between, until it is over.
+fn watch(over: &AtomicBool) {
+    let mut last = Instant::now();
+    while !over.load(Ordering::Acquire) {
+        for _ in 0..64 {
+            // No pause of the processor in between: under a hypervisor many of them give the core away.
+            if rayon::yield_now() == Some(Yield::Executed) {
+                last = Instant::now();
+            }
+        }
+        if last.elapsed() > PATIENCE {
+            return;
+        }
+        // Where there are more threads than cores somebody else may have something to do.
+        std::thread::yield_now();
+    }
 }
 
 /// Do all `jobs`, in any order, on `threads` threads.
 pub fn for_each<J: Send>(threads: usize, jobs: Vec<J>, work: impl Fn(J) + Send + Sync) -> Result<(), String> {
-    if threads > MOST_THREADS {
-        return Err(format!("threads = {threads} must be at most {MOST_THREADS} (0: one per core)"));
-    }
+    check(threads)?;
     if threads == 1 || jobs.len() <= 1 {
         jobs.into_iter().for_each(work);
         return Ok(());
     }
-    with_threads(threads, || jobs.into_par_iter().with_max_len(1).for_each(work))
+    with_threads(threads, || {
+        let others = rayon::current_num_threads().min(jobs.len()) - 1;
+        let (busy, queue) = (AtomicUsize::new(others), Mutex::new(jobs.into_iter()));
+        let run = || {
+            let next = || lock(&queue).next();
+            while let Some(job) = next() {
+                work(job);
+            }
+        };
+        rayon::scope(|scope| {
+            for _ in 0..others {
+                scope.spawn(|_| {
+                    let _done = OnDrop(|| {
+                        busy.fetch_sub(1, Ordering::Release);
+                    });
+                    run();
+                });
+            }
+            run();
+            // The others are on their last jobs; the scope would sleep until they are done.
+            for _ in 0..SPINS {
+                if busy.load(Ordering::Acquire) == 0 {
+                    break;
+                }
+                rayon::yield_local();
+            }
+        });
+    })
+}
+
+/// Looks for the end of the others' last jobs, some tens of microseconds in all.
+const SPINS: usize = 2000;
+
+fn check(threads: usize) -> Result<(), String> {
+    if threads > MOST_THREADS {
+        return Err(format!("threads = {threads} must be at most {MOST_THREADS} (0: one per core)"));
+    }
+    Ok(())
+}
+
+/// What is locked here is whole whenever a job may panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Does something whether its scope ends well or in a panic.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        self.0();
+    }
 }
 
 /// Zeros in the product of `sizes`; an error where that much memory is not there. (`vec!` would end the process.)
@@ -75,5 +160,32 @@ mod tests {
         assert!(zeros(&[1 << 40, 1 << 12]).is_err_and(|e| e.contains("memory")));
         assert_eq!(zeros(&[3, 0]).unwrap(), Vec::<f32>::new());
         assert!(for_each(1 << 20, vec![1, 2], |_| ()).is_err_and(|e| e.contains("threads")));
+    }
+
+    #[test]
+    fn every_job_is_done_once_awake_or_not_and_within_another() {
+        let done: Vec<AtomicUsize> = (0..100).map(|_| AtomicUsize::new(0)).collect();
+        for threads in [0, 1, 2, 3, 8] {
+            let work =
+                || for_each(threads, (0..100).collect(), |i: usize| drop(done[i].fetch_add(1, Ordering::Relaxed)));
+            work().unwrap();
+            within(threads, || (0..50).try_for_each(|_| work())).unwrap().unwrap();
+            // A thread that has waited long sleeps, and wakes again.
+            within(threads, || {
+                std::thread::sleep(5 * PATIENCE);
+                within(threads, work).unwrap().unwrap();
+            })
+            .unwrap();
+        }
+        assert!(done.iter().all(|count| count.load(Ordering::Relaxed) == 5 * 52));
+    }
+
+    #[test]
+    fn a_panic_of_a_job_ends_the_call_and_not_the_threads() {
+        let fails = |bad: usize| {
+            std::panic::catch_unwind(|| within(2, || for_each(2, (0..8).collect(), |i: usize| assert!(i != bad))))
+        };
+        assert!((0..8).all(|bad| fails(bad).is_err()));
+        assert!(fails(99).is_ok());
     }
 }

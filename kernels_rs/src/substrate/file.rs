@@ -14,7 +14,6 @@ use bytemuck::{cast_slice, Pod};
 use crate::substrate::graph::{Graph, Layer, Nodes, Pool, Relation};
 use crate::substrate::learn::Modulator;
 use crate::substrate::memory::{Buffer, Memory};
-use crate::substrate::share::Scratch;
 use crate::substrate::spread::Active;
 use crate::substrate::trace::{Trace, WORDS};
 use crate::substrate::working::Working;
@@ -304,7 +303,7 @@ impl Reader {
             clock: clock as u32,
             settled: settled as u32,
             transposed: None,
-            scratch: Scratch::default(),
+            scratch: None,
             modulator: Modulator { value: modulator },
             working: Working { decay, capacity: capacity as usize, floor, held },
             trace: (ring > 0).then_some(Trace { ring: trace, capacity: ring as usize, every, offered, kept }),

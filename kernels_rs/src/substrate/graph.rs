@@ -60,7 +60,7 @@ pub struct Graph {
     /// The clock when thresholds settled.
     pub settled: u32,
     pub transposed: Option<Transposed>,
-    pub scratch: Scratch,
+    pub scratch: Option<Scratch>,
     pub modulator: Modulator,
     pub working: Working,
     pub trace: Option<Trace>,
@@ -132,7 +132,7 @@ impl Graph {
             clock: 0,
             settled: 0,
             transposed: None,
-            scratch: Scratch::default(),
+            scratch: None,
             modulator: Modulator { value: 0.0 },
             working: Working::default(),
             trace: None,
@@ -160,7 +160,7 @@ impl Graph {
             layer.resize(count)?;
         }
         self.count = count;
-        self.scratch = Scratch::default();
+        self.scratch = None;
         self.transposed = None;
         Ok(first)
     }
@@ -243,7 +243,7 @@ impl Graph {
             edges: self.pool.target.bytes() + self.pool.weight.bytes(),
             eligibility: self.pool.eligibility.bytes(),
             transposed: self.transposed.as_ref().map_or(0, Transposed::bytes),
-            scratch: self.scratch.bytes(),
+            scratch: self.scratch.as_ref().map_or(0, Scratch::bytes),
             slack: (self.pool.target.bytes() / size_of::<u32>()) as u64 - self.live,
         }
     }

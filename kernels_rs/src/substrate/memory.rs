@@ -12,9 +12,10 @@ use std::sync::Arc;
 use bytemuck::Pod;
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
-/// From this size on large pages are asked for: rows are read in no order, and page tables cost as much as the rows.
+/// From this size on, that of one large page, they are asked for: rows are read in no order, and page tables cost as much
+/// as the rows.
 #[cfg(target_os = "linux")]
-const LARGE: usize = 4 << 20;
+const LARGE: usize = 2 << 20;
 
 /// Pages, zeroed or of a file.
 pub struct Memory {

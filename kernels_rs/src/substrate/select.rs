@@ -9,7 +9,7 @@ use crate::isa::{Isa, Job};
 pub const BLOCK: usize = 64;
 const BLOCK_BITS: u32 = BLOCK.trailing_zeros();
 /// Levels that the pivot is estimated from.
-const SAMPLE: usize = 4096;
+const SAMPLE: usize = 1024;
 
 #[inline(always)]
 pub fn block_of(index: usize) -> usize {
@@ -55,50 +55,61 @@ pub struct Scan<'a> {
 impl Job for Scan<'_> {
     #[inline(always)]
     fn run<I: Isa>(self) {
-        if self.signed {
-            self.with(f32::abs);
-        } else {
-            self.with(|x| x);
-        }
-    }
-}
-
-impl Scan<'_> {
-    #[inline(always)]
-    fn with(self, size: impl Fn(f32) -> f32) {
-        const LANES: usize = 16;
+        // Floats that are no NaN are ordered as these integers are: all, or their magnitudes.
+        let bits = if self.signed { i32::MAX } else { -1 };
+        let size = |x: f32| x.to_bits() as i32 & bits;
         // Above zero, and not below the pivot.
-        let least = self.found.pivot.max(f32::from_bits(1));
+        let least = size(self.found.pivot).max(1);
         let Candidates { ids, levels, .. } = self.found;
         ids.clear();
         levels.clear();
         let (blocks, _) = self.levels.as_chunks::<BLOCK>();
+        let (mut some, mut values) = ([0u32; ROOM], [0f32; ROOM]);
+        let mut kept = 0;
         for (block, (x, _)) in blocks.iter().zip(self.dirty).enumerate().filter(|(_, (_, &touched))| touched != 0) {
-            let (parts, _) = x.as_chunks::<LANES>();
-            for (part, x) in parts.iter().enumerate() {
-                // Mostly all sixteen are below, which one comparison tells.
-                let mut above = 0u32;
-                for &x in x {
-                    above |= (size(x) >= least) as u32;
-                }
-                if above == 0 {
-                    continue;
-                }
-                let (mut lanes, mut count) = ([0u8; LANES], 0);
-                for (j, &x) in x.iter().enumerate() {
-                    lanes[count & (LANES - 1)] = j as u8;
-                    count += (size(x) >= least) as usize;
-                }
-                for &j in &lanes[..count.min(LANES)] {
-                    let at = block * BLOCK + part * LANES + j as usize;
-                    if size(x[j as usize]) >= self.threshold[at] {
-                        ids.push((self.first + at) as u32);
-                        levels.push(x[j as usize]);
-                    }
+            let mut above = [0u8; BLOCK];
+            for j in 0..BLOCK {
+                above[j] = (size(x[j]) >= least) as u8;
+            }
+            let mut above = mask(&above);
+            if above == 0 {
+                continue;
+            }
+            let first = block * BLOCK;
+            let threshold = &self.threshold[first..self.threshold.len().min(first + BLOCK)];
+            while above != 0 {
+                // Mostly there are few, and four without a branch are quicker than one by one.
+                for _ in 0..4 {
+                    let j = above.trailing_zeros() as usize & (BLOCK - 1);
+                    let least = threshold.get(j).copied().unwrap_or(0.0).to_bits() as i32;
+                    (some[kept & (ROOM - 1)], values[kept & (ROOM - 1)]) = ((self.first + first + j) as u32, x[j]);
+                    kept += ((above != 0) & (size(x[j]) >= least)) as usize;
+                    above &= above.wrapping_sub(1);
                 }
             }
+            if kept + 2 * BLOCK > ROOM {
+                ids.extend_from_slice(&some[..kept]);
+                levels.extend_from_slice(&values[..kept]);
+                kept = 0;
+            }
         }
+        ids.extend_from_slice(&some[..kept]);
+        levels.extend_from_slice(&values[..kept]);
     }
+}
+
+/// Candidates that are collected before they are handed on.
+const ROOM: usize = 1024;
+
+/// Bit j of the result is byte j, which is 0 or 1.
+#[inline(always)]
+fn mask(flags: &[u8; BLOCK]) -> u64 {
+    let (eights, _) = flags.as_chunks::<8>();
+    eights.iter().enumerate().fold(0, |mask, (i, &eight)| {
+        // Byte j of the eight is moved to bit 56 + j; no two bits meet on the way.
+        let byte = u64::from_le_bytes(eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        mask | byte << (8 * i)
+    })
 }
 
 /// Higher is better: the magnitude, then the lower id.
@@ -107,34 +118,46 @@ fn key(id: u32, level: f32) -> u64 {
 }
 
 /// The `k` best of all candidates into `ids` and `levels`, ascending ids. False if a pivot may have thrown out one of them.
-pub fn best(parts: &[&Candidates], k: usize, ids: &mut Vec<u32>, levels: &mut Vec<f32>) -> bool {
+pub fn best(parts: &[Candidates], k: usize, ids: &mut Vec<u32>, levels: &mut Vec<f32>) -> bool {
     ids.clear();
     levels.clear();
     let pivot = parts.iter().fold(0f32, |most, part| most.max(part.pivot));
     let total: usize = parts.iter().map(|part| part.ids.len()).sum();
-    let each = || parts.iter().flat_map(|part| part.ids.iter().copied().zip(part.levels.iter().copied()));
     if total <= k {
-        if pivot > 0.0 && (total < k || each().any(|(_, level)| level.abs() < pivot)) {
+        let below = |part: &Candidates| part.levels.iter().any(|level| level.abs() < pivot);
+        if pivot > 0.0 && (total < k || parts.iter().any(below)) {
             return false;
         }
-        each().for_each(|(id, level)| {
-            ids.push(id);
-            levels.push(level);
-        });
+        for part in parts {
+            ids.extend_from_slice(&part.ids);
+            levels.extend_from_slice(&part.levels);
+        }
         return true;
     }
     if k == 0 {
         return true;
     }
-    let mut keys: Vec<u64> = each().map(|(id, level)| key(id, level)).collect();
+    let mut keys = Vec::with_capacity(total);
+    for part in parts {
+        keys.extend(part.ids.iter().zip(&part.levels).map(|(&id, &level)| key(id, level)));
+    }
     let last = *keys.select_nth_unstable_by(k - 1, |a, b| b.cmp(a)).1;
     if f32::from_bits((last >> 32) as u32) < pivot {
         return false;
     }
-    each().filter(|&(id, level)| key(id, level) >= last).for_each(|(id, level)| {
-        ids.push(id);
-        levels.push(level);
-    });
+    // Written whether it stays or not: the next one then takes its place.
+    ids.resize(k + 1, 0);
+    levels.resize(k + 1, 0.0);
+    let mut kept = 0;
+    for part in parts {
+        for (&id, &level) in part.ids.iter().zip(&part.levels) {
+            let at = kept.min(k);
+            (ids[at], levels[at]) = (id, level);
+            kept += (key(id, level) >= last) as usize;
+        }
+    }
+    ids.truncate(k);
+    levels.truncate(k);
     true
 }
 

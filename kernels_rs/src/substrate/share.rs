@@ -1,58 +1,114 @@
 //! What one thread does in a step: the sums of its share of the nodes, and which of them may stay active.
 
-use crate::isa::{prefetch, Level};
-use crate::substrate::graph::{Nodes, Pool};
+use crate::isa::{prefetch, Isa, Job, Level};
+use crate::substrate::graph::{Layer, Nodes, Pool};
+use crate::substrate::memory::Buffer;
 use crate::substrate::select::{block_of, Candidates, Scan, BLOCK};
 use crate::substrate::spread::Active;
 use crate::substrate::transpose::Transposed;
+use crate::threads::for_each;
 
-/// Rows between the one that is asked for from memory and the one that is read.
+/// Rows between the one that is asked for from memory and the one that is read; for what stands per node, nodes.
 const AHEAD: usize = 8;
+pub(super) const NODES_AHEAD: usize = 16;
+/// Edges per block of nodes from which on all blocks count as touched, and are not marked one by one.
+const EVERYWHERE: u64 = 4;
 
-/// Room that is kept between calls; all zeros between them.
-#[derive(Default)]
+/// Room that is kept between calls.
 pub struct Scratch {
-    pub(super) sums: Vec<f32>,
+    /// All zeros between calls; within one, zeros in the blocks that are not dirty.
+    pub(super) sums: Buffer<f32>,
     pub(super) dirty: Vec<u8>,
-    pub(super) levels: Vec<f32>,
-    pub(super) scaled: Vec<Vec<f32>>,
+    /// For a pull: the level of every node, and that times the weight of each relation, where it is not 1.
+    pub(super) levels: Buffer<f32>,
+    pub(super) scaled: Vec<Buffer<f32>>,
     pub(super) parts: Vec<Candidates>,
+    pub(super) rows: Vec<Rows>,
+    pub(super) spare: Active,
 }
 
 impl Scratch {
-    pub fn bytes(&self) -> usize {
-        let scaled: usize = self.scaled.iter().map(Vec::capacity).sum();
-        4 * (self.sums.capacity() + self.levels.capacity() + scaled) + self.dirty.capacity()
-    }
-
-    pub fn prepare(&mut self, nodes: usize) {
+    pub fn new(nodes: usize) -> Result<Scratch, String> {
         let whole = nodes.next_multiple_of(BLOCK);
-        if self.sums.len() != whole {
-            *self = Scratch { sums: vec![0.0; whole], dirty: vec![0; whole / BLOCK], ..Scratch::default() };
-        }
+        Ok(Scratch {
+            sums: Buffer::zeros(whole)?,
+            dirty: vec![0; whole / BLOCK],
+            levels: Buffer::zeros(0)?,
+            scaled: Vec::new(),
+            parts: Vec::new(),
+            rows: Vec::new(),
+            spare: Active::default(),
+        })
     }
 
-    pub fn clear(&mut self) {
-        let whole = self.sums.len();
-        self.parts.resize_with(1, Candidates::default);
-        parts(&[0, whole], &mut self.sums, &mut self.dirty, &mut self.parts).iter_mut().for_each(Part::clear);
+    pub fn bytes(&self) -> usize {
+        let of_pair = |ids: &Vec<u32>, levels: &Vec<f32>| 4 * (ids.capacity() + levels.capacity());
+        self.sums.bytes()
+            + self.dirty.capacity()
+            + self.levels.bytes()
+            + self.scaled.iter().map(Buffer::bytes).sum::<usize>()
+            + self.parts.iter().map(|part| of_pair(&part.ids, &part.levels)).sum::<usize>()
+            + self.rows.iter().map(Rows::bytes).sum::<usize>()
+            + of_pair(&self.spare.ids, &self.spare.levels)
+    }
+
+    /// Zeros again. Every thread clears the share that it had.
+    pub(super) fn clear(&mut self, threads: usize, cuts: &[usize]) -> Result<(), String> {
+        self.parts.resize_with(cuts.len() - 1, Candidates::default);
+        for_each(threads, parts(cuts, &mut self.sums, &mut self.dirty, &mut self.parts), |mut part| part.clear())
     }
 }
 
 /// A row along which a level is pushed.
 #[derive(Clone, Copy)]
 pub(super) struct Row {
-    pub(super) start: u32,
-    pub(super) len: u32,
+    start: u32,
+    len: u32,
     /// The level times the weight of the relation.
-    pub(super) level: f32,
+    level: f32,
 }
 
-/// Rows of one relation, of a part of the active nodes; where each is cut for the threads, from 0 to its length.
+/// Rows of one relation, of a part of the active nodes.
 #[derive(Default)]
 pub(super) struct Rows {
-    pub(super) rows: Vec<Row>,
-    pub(super) cuts: Vec<u32>,
+    rows: Vec<Row>,
+    pub(super) edges: u64,
+}
+
+/// What all parts read.
+pub(super) struct View<'a> {
+    pub(super) nodes: &'a Nodes,
+    pub(super) pool: &'a Pool,
+    pub(super) active: &'a Active,
+    /// Those of a part of the active nodes together, `relations` of them.
+    pub(super) rows: &'a [Rows],
+    pub(super) relations: usize,
+    pub(super) shares: usize,
+    pub(super) count: usize,
+    pub(super) level: Level,
+}
+
+impl Rows {
+    fn bytes(&self) -> usize {
+        size_of::<Row>() * self.rows.capacity()
+    }
+
+    /// The rows of these nodes, cut at `cuts`.
+    pub(super) fn gather(&mut self, layer: &Layer, weight: f32, active: (&[u32], &[f32])) {
+        let (ids, levels) = active;
+        self.rows.clear();
+        self.rows.reserve(ids.len());
+        for (i, (&id, &level)) in ids.iter().zip(levels).enumerate() {
+            if let Some(&later) = ids.get(i + NODES_AHEAD) {
+                prefetch(bytemuck::cast_slice(&layer.place[later as usize..=later as usize]));
+            }
+            let [start, len] = layer.place[id as usize];
+            if len > 0 {
+                self.rows.push(Row { start, len, level: level * weight });
+            }
+        }
+        self.edges = self.rows.iter().map(|row| row.len as u64).sum();
+    }
 }
 
 /// The nodes `first..` of which one thread makes the sums: the share number `share`.
@@ -64,43 +120,23 @@ pub(super) struct Part<'a> {
     pub(super) found: &'a mut Candidates,
 }
 
-/// What all parts read.
-pub(super) struct View<'a> {
-    pub(super) nodes: &'a Nodes,
-    pub(super) pool: &'a Pool,
-    pub(super) active: &'a Active,
-    pub(super) rows: &'a [Rows],
-    pub(super) shares: usize,
-    pub(super) count: usize,
+/// How many of ascending nodes are below one; without a branch that depends on them.
+#[inline(always)]
+fn below(nodes: &[u32], end: u32) -> usize {
+    const SHORT: usize = 64;
+    match nodes.len() {
+        0..=SHORT => nodes.iter().map(|&node| (node < end) as u32).sum::<u32>() as usize,
+        _ => nodes.partition_point(|&node| node < end),
+    }
 }
 
-impl Rows {
-    /// Cut every row at these nodes.
-    pub(super) fn cut(&mut self, pool: &Pool, nodes: &[usize]) {
-        for (i, row) in self.rows.iter().enumerate() {
-            if let Some(later) = self.rows.get(i + AHEAD) {
-                let slots = later.start as usize..(later.start + later.len) as usize;
-                prefetch(bytemuck::cast_slice(&pool.target[slots]));
-            }
-            let targets = &pool.target[row.start as usize..(row.start + row.len) as usize];
-            let mut from = 0;
-            self.cuts.push(0);
-            for &node in &nodes[1..nodes.len() - 1] {
-                from += targets[from..].partition_point(|&to| (to as usize) < node);
-                self.cuts.push(from as u32);
-            }
-            self.cuts.push(row.len);
-        }
-    }
+/// [`Part::add`] for every instruction set.
+struct Add<'a, 'b, 'c, const MARK: bool>(&'a mut Part<'b>, &'a View<'c>);
 
-    /// The slots of a row that belong to one of the shares.
+impl<const MARK: bool> Job for Add<'_, '_, '_, MARK> {
     #[inline(always)]
-    fn slots(&self, row: usize, share: usize, shares: usize) -> std::ops::Range<usize> {
-        let Row { start, len, .. } = self.rows[row];
-        match self.cuts.get(row * (shares + 1) + share..) {
-            Some([from, to, ..]) => (start + from) as usize..(start + to) as usize,
-            _ => start as usize..(start + len) as usize,
-        }
+    fn run<I: Isa>(self) {
+        self.0.add::<MARK>(self.1);
     }
 }
 
@@ -114,35 +150,57 @@ impl Part<'_> {
 
     pub(super) fn push(&mut self, view: &View<'_>) {
         self.clear();
-        let end = self.first + self.sums.len();
-        let ids = &view.active.ids;
-        let here =
-            ids.partition_point(|&id| (id as usize) < self.first)..ids.partition_point(|&id| (id as usize) < end);
-        for (&id, &level) in ids[here.clone()].iter().zip(&view.active.levels[here]) {
+        let (ids, levels) = view.active.between(self.first, self.first + self.sums.len());
+        for (&id, &level) in ids.iter().zip(levels) {
             // Added to a zero, as in a pull: a product that is minus zero must not stay one.
             self.sums[id as usize - self.first] += level * view.nodes.decay[id as usize];
             self.dirty[block_of(id as usize - self.first)] = 1;
         }
+        let edges: u64 = view.rows.iter().map(|rows| rows.edges).sum();
+        if edges / view.shares as u64 >= EVERYWHERE * self.dirty.len() as u64 {
+            self.dirty.fill(1);
+            view.level.run(Add::<false>(self, view));
+        } else {
+            view.level.run(Add::<true>(self, view));
+        }
+    }
+
+    /// Relation by relation, ascending sources.
+    #[inline(always)]
+    fn add<const MARK: bool>(&mut self, view: &View<'_>) {
         let (targets, weights) = (&view.pool.target[..], &view.pool.weight[..]);
         let (sums, dirty, first) = (&mut *self.sums, &mut *self.dirty, self.first);
-        for part in view.rows {
+        let (begin, end) = (first, first + sums.len());
+        for part in (0..view.relations).flat_map(|relation| view.rows[relation..].iter().step_by(view.relations)) {
             for (i, row) in part.rows.iter().enumerate() {
-                if i + AHEAD < part.rows.len() {
-                    let later = part.slots(i + AHEAD, self.share, view.shares);
+                if let Some(later) = part.rows.get(i + AHEAD) {
+                    let later = later.start as usize..(later.start + later.len) as usize;
                     prefetch(bytemuck::cast_slice(&targets[later.clone()]));
                     prefetch(&weights[later]);
                 }
-                let slots = part.slots(i, self.share, view.shares);
-                for (&target, &weight) in targets[slots.clone()].iter().zip(&weights[slots]) {
+                let slots = row.start as usize..(row.start + row.len) as usize;
+                let (mut targets, mut weights) = (&targets[slots.clone()], &weights[slots]);
+                // Rows ascend: its part of one is what lies between two cuts.
+                if end < view.count {
+                    let cut = below(targets, end as u32);
+                    (targets, weights) = (&targets[..cut], &weights[..cut]);
+                }
+                if begin > 0 {
+                    let cut = below(targets, begin as u32);
+                    (targets, weights) = (&targets[cut..], &weights[cut..]);
+                }
+                for (&target, &weight) in targets.iter().zip(weights) {
                     let at = target as usize - first;
                     sums[at] += row.level * weight;
-                    dirty[block_of(at)] = 1;
+                    if MARK {
+                        dirty[block_of(at)] = 1;
+                    }
                 }
             }
         }
     }
 
-    pub(super) fn pull(&mut self, view: &View<'_>, levels: &[f32], transposed: &Transposed, scaled: &[Vec<f32>]) {
+    pub(super) fn pull(&mut self, view: &View<'_>, levels: &[f32], transposed: &Transposed, scaled: &[Buffer<f32>]) {
         let nodes = self.first..view.count.min(self.first + self.sums.len());
         self.dirty.fill(1);
         for ((sum, &level), &decay) in
@@ -156,10 +214,10 @@ impl Part<'_> {
         }
     }
 
-    pub(super) fn scan(&mut self, view: &View<'_>, pivot: f32, signed: bool, level: Level) {
+    pub(super) fn scan(&mut self, view: &View<'_>, pivot: f32, signed: bool) {
         self.found.pivot = pivot;
         let count = view.count.min(self.first + self.sums.len()) - self.first;
-        level.run(Scan {
+        view.level.run(Scan {
             first: self.first,
             levels: self.sums,
             dirty: self.dirty,

@@ -7,7 +7,9 @@
 //! pull gathers what arrives at every node; the terms and their order are the same, and so are the results.
 
 use crate::substrate::graph::Graph;
+use crate::substrate::select::BLOCK;
 use crate::substrate::share::Scratch;
+use crate::substrate::step::shares;
 use crate::substrate::{bounded, same_length, within, MOST_LEVEL};
 use crate::threads;
 
@@ -18,6 +20,7 @@ pub enum Mode {
     Pull,
 }
 
+#[derive(Clone, Copy)]
 pub struct Options<'a> {
     pub steps: usize,
     /// Most nodes that stay active, goals not counted.
@@ -81,6 +84,13 @@ impl Active {
         Active { ids, levels, scale: 1.0 }
     }
 
+    /// Nodes `first..end` and their levels.
+    pub(super) fn between(&self, first: usize, end: usize) -> (&[u32], &[f32]) {
+        let here =
+            self.ids.partition_point(|&id| (id as usize) < first)..self.ids.partition_point(|&id| (id as usize) < end);
+        (&self.ids[here.clone()], &self.levels[here])
+    }
+
     pub fn level(&self, id: u32) -> f32 {
         self.ids.binary_search(&id).map_or(0.0, |at| self.levels[at])
     }
@@ -126,14 +136,15 @@ impl Graph {
         if options.mode == Mode::Pull {
             self.transpose()?;
         }
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.prepare(self.count);
+        let mut scratch = match self.scratch.take() {
+            Some(kept) => kept,
+            None => Scratch::new(self.count)?,
+        };
         let seeds = Active::of(ids, levels);
-        let outcome = threads::within(options.threads, || self.steps(seeds, options, &mut scratch));
-        // Whatever happened, the next call finds zeros.
-        scratch.clear();
-        self.scratch = scratch;
-        outcome?
+        let options = Options { threads: threads::count(options.threads), ..*options };
+        let outcome = threads::within(options.threads, || self.steps(seeds, &options, &mut scratch))??;
+        self.scratch = Some(scratch);
+        Ok(outcome)
     }
 
     fn steps(&mut self, seeds: Active, options: &Options<'_>, scratch: &mut Scratch) -> Result<Outcome, String> {
@@ -151,7 +162,7 @@ impl Graph {
             put_goals(&mut next, &goals);
             self.clock = self.clock.saturating_add(1);
             converged = next.ids.is_empty() || (options.epsilon > 0.0 && change(&active, &next) < options.epsilon);
-            active = next;
+            scratch.spare = std::mem::replace(&mut active, next);
             steps += 1;
             edges += passed;
             if options.record {
@@ -159,17 +170,11 @@ impl Graph {
             }
         }
         if steps > 0 {
-            self.fire(&active);
+            self.fire(&active, options.threads, scratch)?;
         }
+        let threads = if edges > 0 { options.threads } else { 1 };
+        scratch.clear(threads, &shares(threads, self.count.next_multiple_of(BLOCK), None))?;
         Ok(Outcome { active, steps, converged, edges, history })
-    }
-
-    fn fire(&mut self, active: &Active) {
-        for &id in &active.ids {
-            let fired = &mut self.nodes.fired[id as usize];
-            *fired = fired.saturating_add(1);
-            self.nodes.last[id as usize] = self.clock;
-        }
     }
 }
 

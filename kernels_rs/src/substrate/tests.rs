@@ -102,6 +102,14 @@ fn threads_and_direction_change_no_bit() {
         assert!(!all[0].ids.is_empty() && all[0].ids.len() <= k);
         assert!(all.iter().all(|x| x == &all[0]), "k = {k}");
     }
+    // From few nodes: most blocks are not touched.
+    for steps in 1..4 {
+        let from = |mode| Options { steps, k: 20, signed: true, mode, ..Options::default() };
+        let mut spread = |mode| graph.spread(&[4000, 5], &[1.0, 0.5], &from(mode)).unwrap().active;
+        let pushed = spread(Mode::Push);
+        assert_eq!(pushed.ids.len(), 20);
+        assert_eq!(pushed, spread(Mode::Pull));
+    }
 }
 
 #[test]
