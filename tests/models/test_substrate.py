@@ -174,7 +174,8 @@ def test_what_is_written_to_the_resting_potentials_is_heard(taught: Substrate) -
 
 @pytest.mark.parametrize("words", [["model.positions=2"], ["model.assemblies=1"], ["model.least=1"], ["model.eta=0.2"],
                                    ["model.rule=perceptron"], ["model.clip=0.05"], ["model.batch=7"],
-                                   ["model.grow_steps=1"], ["mechanism=neuromod"]])  # fmt: skip
+                                   ["model.grow_steps=1"], ["mechanism=neuromod"], ["mechanism=bdnf"],
+                                   ["mechanism=bdnf+neuromod"]])  # fmt: skip
 def test_every_field_has_an_effect(words: list[str], taught: Substrate) -> None:
     body = make(*words)
     tokens, starts = rows()
@@ -184,6 +185,28 @@ def test_every_field_has_an_effect(words: list[str], taught: Substrate) -> None:
     assert not torch.equal(logits, taught(tokens, starts=starts)[0])
 
 
+def test_every_field_of_bdnf_has_an_effect_and_gamma_0_none() -> None:
+    plain, trophic = teach(make()), teach(make("mechanism=bdnf"))
+    assert teach(make("mechanism=bdnf", "mechanism.bdnf.gamma=0")) == plain != trophic
+    for field in ("gamma=2", "tau=5", "max=0.5"):
+        assert teach(make("mechanism=bdnf", f"mechanism.bdnf.{field}")) not in (plain, trophic)
+
+
+def test_neurotrophin_is_in_the_checkpoint_and_in_the_vitals() -> None:
+    body, other = make("mechanism=bdnf"), make("mechanism=bdnf")
+    losses = teach(body)
+    other.load_state_dict(body.state_dict())
+    twin = copy.deepcopy(body)
+    assert teach(body, 2) == teach(other, 2) == teach(twin, 2)
+    tokens, starts = rows(seed=7)
+    vitals = Vitals()
+    body(tokens, starts=starts, vitals=vitals)
+    assert 1.0 < vitals.mean()["bdnf/gain"] < 2.0 and vitals.mean()["bdnf/saturated"] == 1.0
+    assert losses[-1] < losses[0]
+    with pytest.raises(RuntimeError, match="neurotrophin"):
+        body.load_state_dict(make().state_dict())
+
+
 def test_dopamine_follows_surprise() -> None:
     calm, excited = make(), make("mechanism=neuromod", "mechanism.neuromod.g_da=0")
     assert teach(calm) == teach(excited)
@@ -191,7 +214,7 @@ def test_dopamine_follows_surprise() -> None:
 
 def test_other_mechanisms_are_refused_in_one_line() -> None:
     with pytest.raises(
-        SocketError, match=r"mechanism 'hebb' does not work on body 'substrate'.*neuromod works"
+        SocketError, match=r"mechanism 'hebb' does not work on body 'substrate'.*bdnf and neuromod do"
     ) as told:
         make("mechanism=hebb")
     assert len(str(told.value).splitlines()) == 1

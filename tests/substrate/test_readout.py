@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bouton.substrate import Graph, Readout, changes, definition, record_changes
+from bouton.substrate import Graph, Neurotrophin, Readout, changes, definition, record_changes
 
 ANSWERS, INPUTS = 19, 40
 
@@ -62,6 +62,55 @@ def test_batches_equal_the_definition(rule: str, weighted: bool) -> None:
     assert np.allclose(new[2], np.where(ends < ANSWERS, answers[sources, np.minimum(ends, 18)], weights), atol=2e-5)
     scores = readout.scores(contexts, given)
     assert np.allclose(scores, bias + x @ answers, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["surprise", "perceptron"])
+def test_neurotrophin_equals_its_definition_whatever_the_batch(rule: str) -> None:
+    contexts, targets, _ = problem()
+    trophins = []
+    for batch in (1, 7, 32):
+        readout, trophin = made(threads=2), Neurotrophin.of(ANSWERS, gamma=3.0, tau=6.0, most=0.8)
+        sources, ends, weights = readout.graph.edge_arrays("says")
+        w = np.zeros((len(readout.graph), ANSWERS))
+        edges = np.zeros_like(w, dtype=bool)
+        own = ends < ANSWERS
+        w[sources[own], ends[own]], edges[sources[own], ends[own]] = weights[own], True
+        x = np.zeros((len(targets), len(readout.graph)))
+        for i, j in np.ndindex(*contexts.shape):
+            if contexts[i, j] >= 0:
+                x[i, contexts[i, j]] += 0.8
+        bias = readout.graph.node_array("bias")[:ANSWERS].astype(float)
+        rates, level = definition.neurotrophin(np.zeros(ANSWERS), targets, 3.0, 6.0, 0.8)
+        expected = []
+        for first in range(0, len(targets), batch):
+            here = slice(first, first + batch)
+            w, loss = definition.surprise_batch(
+                w, edges, bias, x[here], targets[here], 0.3, rule=rule, rates=rates[here]
+            )
+            expected.append(loss)
+        half = len(targets) // 2 // batch * batch  # two calls are as good as one
+        losses = [readout.learn(contexts[part], targets[part], rule=rule, eta=0.3, batch=batch, trophin=trophin)
+                  for part in (slice(half), slice(half, None))]  # fmt: skip
+        assert np.allclose(np.concatenate(losses), np.concatenate(expected), atol=1e-4)
+        new = readout.graph.edge_arrays("says")[2]
+        assert np.allclose(new[own], w[sources[own], ends[own]], atol=1e-4)
+        assert np.allclose(trophin.level, level, atol=1e-6)
+        trophins.append(trophin.level)
+    assert np.ptp(rates) > 0.5 and np.allclose(trophins[0], trophins[2], atol=1e-6)
+
+
+def test_neurotrophin_without_gain_changes_nothing_and_what_does_not_fit_is_one_line() -> None:
+    contexts, targets, _ = problem()
+    plain, neutral = made(), made()
+    plain.learn(contexts, targets)
+    neutral.learn(contexts, targets, trophin=Neurotrophin.of(ANSWERS, gamma=0.0, tau=5.0))
+    assert np.array_equal(plain.graph.edge_arrays("says")[2], neutral.graph.edge_arrays("says")[2])
+    with pytest.raises(ValueError, match=f"trophin has 3 elements, but the answers has {ANSWERS}"):
+        plain.learn(contexts, targets, trophin=Neurotrophin.of(3, gamma=1.0, tau=5.0))
+    with pytest.raises(ValueError, match="trophin gain contains inf"):
+        plain.learn(contexts, targets, trophin=Neurotrophin.of(ANSWERS, gamma=np.inf, tau=5.0))
+    with pytest.raises(ValueError, match="tau = 0"):
+        Neurotrophin.of(3, gamma=1.0, tau=0)
 
 
 def test_threads_change_no_bit() -> None:

@@ -16,6 +16,7 @@ use crate::substrate::random;
 use crate::substrate::spread::{Active, Mode, Options};
 use crate::substrate::surprise::{self, Pairs, Readout, Settings};
 use crate::substrate::trace::{Trace, WORDS};
+use crate::substrate::trophin::Trophin;
 use crate::substrate::working::Working;
 
 type Ids<'py> = PyReadonlyArray1<'py, u32>;
@@ -357,7 +358,8 @@ impl Graph {
         py.detach(|| self.graph.losses(readout, &pairs, reading.threads.0, losses)).map_err(invalid)
     }
 
-    /// Learn the answers of all pairs; `rule` is surprise or perceptron.
+    /// Learn the answers of all pairs; `rule` is surprise or perceptron. `trophin` are the levels of the answers, which
+    /// advance, and rho, release and gain: see [`Trophin`].
     #[allow(clippy::too_many_arguments)]
     fn surprise(
         &mut self,
@@ -369,6 +371,7 @@ impl Graph {
         bias_eta: f32,
         clip: (f32, f32),
         batch: Count,
+        trophin: Option<(Array<'_, 1>, f32, f32, f32)>,
     ) -> PyResult<()> {
         let (readout, pairs) = reading.parts()?;
         let rules = [("perceptron", surprise::Rule::Perceptron), ("surprise", surprise::Rule::Surprise)];
@@ -376,7 +379,14 @@ impl Graph {
         let how = Settings { rule, eta, bias_eta, clip, batch: batch.0, threads: reading.threads.0 };
         let mut losses = writable(&losses, "losses")?;
         let losses = slice_mut!(losses, "losses")?;
-        py.detach(|| self.graph.surprise(readout, &pairs, &how, losses)).map_err(invalid)
+        let mut levels = trophin.as_ref().map(|trophin| writable(&trophin.0, "trophin")).transpose()?;
+        let trophin = match (&mut levels, trophin.as_ref()) {
+            (Some(levels), Some(&(_, rho, release, gain))) => {
+                Some(Trophin { level: slice_mut!(levels, "trophin")?, rho, release, gain })
+            }
+            _ => None,
+        };
+        py.detach(|| self.graph.surprise(readout, &pairs, &how, trophin, losses)).map_err(invalid)
     }
 
     #[getter]

@@ -5,6 +5,7 @@ use crate::substrate::learn::{Plasticity, Rule};
 use crate::substrate::surprise::{self, Pairs, Readout, Settings};
 use crate::substrate::tests::{random, Dice};
 use crate::substrate::trace::Trace;
+use crate::substrate::trophin::Trophin;
 use crate::substrate::NONE;
 
 const HOW: Plasticity =
@@ -34,15 +35,17 @@ fn surprise_is_the_same_for_any_number_of_threads_and_lowers_the_loss() {
         let rule = surprise::Rule::Surprise;
         let how = Settings { rule, eta: 0.2, bias_eta: 0.01, clip: (-9.0, 9.0), batch: 64, threads };
         let mut losses = vec![0f32; targets.len()];
-        let mut first = 0.0;
+        let (mut first, mut level) = (0.0, vec![0f32; answers]);
         for round in 0..5 {
-            graph.surprise(readout, &pairs, &how, &mut losses).unwrap();
+            let trophin = Trophin { level: &mut level, rho: 0.9, release: 1.0, gain: 0.5 };
+            graph.surprise(readout, &pairs, &how, Some(trophin), &mut losses).unwrap();
             first = if round == 0 { losses.iter().sum() } else { first };
         }
         assert!(losses.iter().sum::<f32>() < 0.5 * first);
         let trace = graph.trace.as_ref().unwrap();
         assert!(trace.kept > 5000 && trace.kept <= trace.offered.div_ceil(7), "edges to other nodes do not change");
-        found.push((losses, graph.pool.weight.to_vec(), graph.nodes.bias.to_vec(), trace.ordered()));
+        assert!((level.iter().sum::<f32>() - 1.0).abs() < 1e-5, "what decays is what was released");
+        found.push((losses, level, graph.pool.weight.to_vec(), graph.nodes.bias.to_vec(), trace.ordered()));
     }
     assert!(found.iter().all(|x| x == &found[0]));
 }

@@ -20,6 +20,7 @@ pub mod step;
 pub mod surprise;
 pub mod trace;
 pub mod transpose;
+pub mod trophin;
 pub mod update;
 pub mod working;
 

@@ -9,6 +9,8 @@ use crate::isa::{Isa, Job, Level};
 use crate::math::exp_pair;
 use crate::substrate::graph::Graph;
 use crate::substrate::learn::check_clip;
+use crate::substrate::trophin::Trophin;
+use crate::substrate::update::Item;
 use crate::substrate::{bounded, same_length, within, MOST_LEVEL, MOST_WEIGHT, NONE};
 use crate::threads::for_each;
 
@@ -192,10 +194,14 @@ impl Graph {
         readout: Readout,
         pairs: &Pairs<'_>,
         how: &Settings,
+        mut trophin: Option<Trophin<'_>>,
         losses: &mut [f32],
     ) -> Result<(), String> {
         pairs.check(self, readout)?;
         same_length("losses", losses.len(), "targets", pairs.len())?;
+        if let Some(trophin) = &trophin {
+            trophin.check(readout)?;
+        }
         bounded("eta", &[how.eta], MOST_WEIGHT)?;
         bounded("bias_eta", &[how.bias_eta], MOST_WEIGHT)?;
         check_clip(how.clip)?;
@@ -205,29 +211,50 @@ impl Graph {
         }
         self.transposed = None;
         let mut errors = crate::threads::zeros(&[how.batch.min(pairs.len()), readout.count])?;
+        let mut items = Vec::new();
+        let rho = trophin.as_ref().map_or(0.0, |trophin| trophin.rho);
+        let powers: Vec<f32> = std::iter::successors(Some(1.0), |power| Some(power * rho))
+            .take(errors.len() / readout.count + 1)
+            .collect();
         crate::threads::within(how.threads, || {
             (0..pairs.len()).step_by(how.batch).try_for_each(|first| {
                 let here = first..pairs.len().min(first + how.batch);
                 let errors = &mut errors[..here.len() * readout.count];
-                self.errors(readout, pairs, how, first, errors, &mut losses[here.clone()])?;
-                self.apply(readout, pairs, how, here, errors)
+                let raised = trophin.as_ref().map(|trophin| (trophin, &powers[..]));
+                let found = (&mut errors[..], &mut losses[here.clone()], &mut items);
+                self.errors(readout, pairs, how, here.clone(), found, raised)?;
+                if let Some(trophin) = &mut trophin {
+                    trophin.advance(&powers, &pairs.targets[here], readout);
+                }
+                self.apply(readout, how, &items, errors)
             })
         })?
     }
 
-    /// The errors of a batch, (pairs, count).
+    /// The errors of a batch, (pairs, count), and its losses; beside that the rows that they will change.
     fn errors(
         &self,
         readout: Readout,
         pairs: &Pairs<'_>,
         how: &Settings,
-        first: usize,
-        errors: &mut [f32],
-        losses: &mut [f32],
+        here: std::ops::Range<usize>,
+        (errors, losses, items): (&mut [f32], &mut [f32], &mut Vec<Item>),
+        raised: Option<(&Trophin<'_>, &[f32])>,
     ) -> Result<(), String> {
-        let level = Level::best();
-        let jobs: Vec<_> = errors.chunks_mut(readout.count * PAIRS).zip(losses.chunks_mut(PAIRS)).enumerate().collect();
-        for_each(how.threads, jobs, |(job, (errors, losses))| {
+        enum Part<'a> {
+            Members(&'a mut Vec<Item>),
+            Errors(usize, &'a mut [f32], &'a mut [f32]),
+        }
+        let (level, first) = (Level::best(), here.start);
+        let chunks = errors.chunks_mut(readout.count * PAIRS).zip(losses.chunks_mut(PAIRS)).enumerate();
+        let mut jobs = vec![Part::Members(items)];
+        jobs.extend(chunks.map(|(job, (errors, losses))| Part::Errors(job, errors, losses)));
+        for_each(how.threads, jobs, |part| {
+            let (job, errors, losses) = match part {
+                Part::Members(items) => return self.members(readout, pairs, how, here.clone(), items),
+                Part::Errors(job, errors, losses) => (job, errors, losses),
+            };
+            let mut rates = vec![0f32; if raised.is_some() { readout.count } else { 0 }];
             for (i, (x, loss)) in errors.chunks_mut(readout.count).zip(losses).enumerate() {
                 let pair = first + job * PAIRS + i;
                 self.score(readout, pairs, pair, x);
@@ -250,6 +277,9 @@ impl Graph {
                         x[target] += 1.0;
                         x[best] -= 1.0;
                     }
+                }
+                if let Some((trophin, powers)) = raised {
+                    trophin.scale(powers, &pairs.targets[first..pair], readout, x, &mut rates);
                 }
             }
         })

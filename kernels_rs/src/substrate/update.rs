@@ -7,18 +7,44 @@ use crate::substrate::surprise::{Pairs, Readout, Rule, Settings};
 use crate::substrate::trace::{Change, WORDS};
 use crate::threads::for_each;
 
+/// Jobs per thread.
+const JOBS: usize = 16;
+
 impl Graph {
-    /// Change the rows of a batch, each by all its pairs.
-    pub(super) fn apply(
-        &mut self,
+    /// Members of the contexts of a batch that have a row, by the place of their row, then by pair.
+    pub(super) fn members(
+        &self,
         readout: Readout,
         pairs: &Pairs<'_>,
         how: &Settings,
         here: std::ops::Range<usize>,
-        errors: &[f32],
-    ) -> Result<(), String> {
+        items: &mut Vec<Item>,
+    ) {
+        items.clear();
+        let layer = &self.layers[readout.relation];
+        if layer.is_empty() {
+            return;
+        }
         let step = how.eta * self.modulator.factor();
         let factor = self.relations[readout.relation].weight;
+        for pair in here.clone() {
+            items.extend(pairs.context(pair).filter_map(|(source, level)| {
+                let [start, len] = layer.place[source as usize];
+                let pair = (pair - here.start) as u32;
+                (len > 0).then_some(Item { start, len, pair, source, step: step * level * factor })
+            }));
+        }
+        items.sort_by_key(|item| item.start);
+    }
+
+    /// Change the rows of a batch, each by all its pairs.
+    pub(super) fn apply(
+        &mut self,
+        readout: Readout,
+        how: &Settings,
+        items: &[Item],
+        errors: &[f32],
+    ) -> Result<(), String> {
         let (first, count) = (readout.first as usize, readout.count);
         if how.bias_eta != 0.0 {
             let rate = how.bias_eta * self.modulator.factor();
@@ -28,32 +54,12 @@ impl Graph {
                 }
             }
         }
-        let layer = &self.layers[readout.relation];
-        if layer.is_empty() {
-            return Ok(());
-        }
-        // Members of contexts by the place of their row, then by pair.
-        let mut items: Vec<Item> = here
-            .clone()
-            .flat_map(|pair| pairs.context(pair).map(move |(source, level)| (pair, source, level)))
-            .filter_map(|(pair, source, level)| {
-                let [start, len] = layer.place[source as usize];
-                (len > 0).then_some(Item {
-                    start,
-                    len,
-                    pair: (pair - here.start) as u32,
-                    source,
-                    step: step * level * factor,
-                })
-            })
-            .collect();
-        items.sort_by_key(|item| item.start);
         let total: u64 = items.iter().map(|item| item.len as u64).sum();
         let mut weights = &mut self.pool.weight[..];
         let targets = &self.pool.target[..];
         let mut jobs = Vec::new();
         let (mut begin, mut at) = (0, 0);
-        let share = total / (4 * how.threads.clamp(1, 64)) as u64 + 1;
+        let share = total / (JOBS * how.threads.clamp(1, 64)) as u64 + 1;
         let sampling = self.trace.as_ref().map(|trace| (trace.every, trace.offered));
         let mut passed = 0;
         while begin < items.len() {
@@ -68,10 +74,12 @@ impl Graph {
             let (mine, later) = later.split_at_mut(high - low);
             (weights, at) = (later, high);
             let sampling = sampling.map(|(every, offered)| (every, offered + passed));
-            jobs.push(Rows { low, weights: mine, items: &items[begin..end], sampling, changes: Vec::new() });
+            jobs.push(Rows { low, edges, weights: mine, items: &items[begin..end], sampling, changes: Vec::new() });
             passed += edges;
             begin = end;
         }
+        // Some rows are wanted by many pairs and cannot be shared out: the largest jobs begin.
+        jobs.sort_by_key(|job| std::cmp::Reverse(job.edges));
         let found = std::sync::Mutex::new(Vec::new());
         let rule = if how.rule == Rule::Surprise { code::SURPRISE } else { code::PERCEPTRON };
         let (clock, relation, clip) = (self.clock, readout.relation as u16, how.clip);
@@ -104,7 +112,7 @@ impl Graph {
 
 /// One member of one context: its row, and the rate times its level.
 #[derive(Clone, Copy)]
-struct Item {
+pub(super) struct Item {
     start: u32,
     len: u32,
     pair: u32,
@@ -115,6 +123,8 @@ struct Item {
 /// Rows that one job changes, in slots from `low` on.
 struct Rows<'a> {
     low: usize,
+    /// Changes to make.
+    edges: u64,
     weights: &'a mut [f32],
     items: &'a [Item],
     /// Every how many changes one is recorded, and how many there were before.

@@ -4,6 +4,9 @@
     eta_t = eta (1 + gamma B_{t-1})
 
 |v_t| is the mean absolute value over the width of a head, so that ``gamma`` and ``max`` mean the same at every width.
+
+In the graph (``model=substrate``), which has no fast weights to refine, every answer has a trace of its own: its
+activity at t is 1 if it was the right one, else 0, and B is carried over all that is learned, not over one text.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from bouton import substrate
 from bouton.data.packing import IGNORED
 from bouton.errors import ConfigError, SocketError
 from bouton.mechanisms.base import Mechanism
+from bouton.mechanisms.bdnf import Bdnf
 from bouton.mechanisms.neuromod import Neuromod
 from bouton.mechanisms.parameters import Params, choice, integer, real
 from bouton.mechanisms.vitals import Vitals
@@ -43,6 +44,7 @@ RELATION = "predicts"
 _GRAPH, _COUNTS, _PAIRS, _CONTEXTS, _KEYS, _NODES, _STEPS = (
     "graph", "counts", "seen_pairs", "seen_contexts", "assembly_keys", "assembly_nodes", "learned_steps",
 )  # fmt: skip
+_TROPHIN = "neurotrophin"  # only with bdnf
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Substrate(Body):
         self.learned_steps = 0
         self.neuromod: Neuromod | None = None
         self._usual: float | None = None  # mean surprise of late, of neuromod
+        self.trophin: substrate.Neurotrophin | None = None  # of bdnf
         self._take(substrate.Graph(self.answers + config.positions * config.vocab_size), Directory())
 
     def initialize_parameters(self, draw: Draw) -> None:
@@ -155,6 +158,10 @@ class Substrate(Body):
             vitals.add("substrate", "edges", float(self.graph.edges), 0)
             vitals.add("substrate", "assemblies", float(len(self.assemblies)), 0)
             vitals.add("substrate", "active", float((contexts >= 0).sum(axis=-1).mean()), 0)
+            if self.trophin is not None:
+                expected = float(self.rest.detach().double().exp().cpu().numpy() @ self.trophin.level)
+                vitals.add(Bdnf.name, "gain", 1.0 + self.trophin.gamma * expected, 0)
+                vitals.add(Bdnf.name, "saturated", float(self.trophin.most <= 1.0), 0)
             self.report_vitals(vitals)
         logits = torch.from_numpy(scores).reshape(*tokens.shape, self.answers)
         return logits.to(tokens.device), after
@@ -197,6 +204,7 @@ class Substrate(Body):
                 eta=eta * self._dopamine(contexts[part], answers[part]),
                 clip=(-self.config.clip, self.config.clip),
                 batch=self.config.batch,
+                trophin=self.trophin,
             )
             total += float(losses.sum(dtype=np.float64))
         if grows:
@@ -240,18 +248,24 @@ class Substrate(Body):
     # -- mechanisms and costs ------------------------------------------------------------------------------------
 
     def plug(self, mechanisms: Sequence[Mechanism]) -> None:
-        """``neuromod`` is heard by its dopamine, which multiplies the rate; a graph has no place for the others.
+        """``neuromod`` is heard by its dopamine, which multiplies the rate, and ``bdnf`` raises the rates of the
+        answers that were right of late; a graph has no place for the others.
 
         Raises:
             SocketError: another mechanism.
         """
         for mechanism in mechanisms:
-            if not isinstance(mechanism, Neuromod):
+            if isinstance(mechanism, Neuromod):
+                self.neuromod = mechanism
+            elif isinstance(mechanism, Bdnf):
+                hp = mechanism.hp
+                if hp.gamma != 0:
+                    self.trophin = substrate.Neurotrophin.of(self.answers, hp.gamma, hp.tau, hp.max)
+            else:
                 raise SocketError(
                     f"mechanism '{mechanism.name}' does not work on body 'substrate', which learns without gradients "
-                    f"and has no sockets: neuromod works, or none"
+                    f"and has no sockets: bdnf and neuromod do, or none"
                 )
-            self.neuromod = mechanism
             self.mechanisms[mechanism.name] = mechanism
 
     def num_parameters(self) -> int:
@@ -261,7 +275,7 @@ class Substrate(Body):
     def __deepcopy__(self, memo: dict[int, Any]) -> Substrate:
         twin = Substrate(self.config)
         memo[id(self)] = twin
-        twin.neuromod = copy.deepcopy(self.neuromod, memo)
+        twin.neuromod, twin.trophin = copy.deepcopy((self.neuromod, self.trophin), memo)
         twin.mechanisms = copy.deepcopy(self.mechanisms, memo)
         twin.load_state_dict(self.state_dict())
         return twin.train(self.training)
@@ -286,6 +300,8 @@ class Substrate(Body):
             _STEPS: np.array([self.learned_steps], np.int64),
             "usual_surprise": np.array([-1.0 if self._usual is None else self._usual]),
         }
+        if self.trophin is not None:
+            arrays[_TROPHIN] = self.trophin.level
         for name, array in arrays.items():
             destination[prefix + name] = torch.from_numpy(array.copy())
 
@@ -299,7 +315,9 @@ class Substrate(Body):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        names = (_GRAPH, _COUNTS, _PAIRS, _CONTEXTS, _KEYS, _NODES, _STEPS, "usual_surprise")
+        names = [_GRAPH, _COUNTS, _PAIRS, _CONTEXTS, _KEYS, _NODES, _STEPS, "usual_surprise"]
+        if self.trophin is not None:
+            names.append(_TROPHIN)
         held = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
         missing_keys += [prefix + name for name in names if name not in held]
         rest = {key: value for key, value in state_dict.items() if key.removeprefix(prefix) not in names}
@@ -314,4 +332,6 @@ class Substrate(Body):
         self.pairs.counts, self.contexts_seen.counts = arrays[_PAIRS], arrays[_CONTEXTS]
         usual = float(arrays["usual_surprise"][0])
         self._usual = None if usual < 0 else usual
+        if self.trophin is not None:
+            self.trophin.level = arrays[_TROPHIN]
         self._take(graph, Directory(arrays[_KEYS], arrays[_NODES]))

@@ -25,7 +25,7 @@ from bouton.substrate.files import open, save
 from bouton.substrate.graph import RELATIONS, Graph
 from bouton.substrate.learning import fade, forget, learn, modulate, prune, reinforce, settle
 from bouton.substrate.legacy import export_legacy, import_legacy
-from bouton.substrate.readout import Readout
+from bouton.substrate.readout import Neurotrophin, Readout
 from bouton.substrate.replay import Replay
 from bouton.substrate.spreading import Activation, overlap, spread
 
@@ -34,6 +34,7 @@ __all__ = [
     "Activation",
     "Explanation",
     "Graph",
+    "Neurotrophin",
     "Nodes",
     "Readout",
     "Replay",

@@ -51,7 +51,15 @@ def softmax(scores: Array) -> Array:
 
 
 def surprise_batch(
-    w: Array, edges: NDArray[np.bool_], bias: Array, x: Array, targets: NDArray[np.int64], eta: float, *, rule: str
+    w: Array,
+    edges: NDArray[np.bool_],
+    bias: Array,
+    x: Array,
+    targets: NDArray[np.int64],
+    eta: float,
+    *,
+    rule: str,
+    rates: Array | None = None,
 ) -> tuple[Array, Array]:
     """Weights after one batch of pairs, and -ln p of each target before it.
 
@@ -59,13 +67,27 @@ def surprise_batch(
         w, edges: (nodes, answers) weights, and where there is an edge.
         x: (pairs, nodes) levels.
         rule: "surprise" or "perceptron".
+        rates: (pairs, answers) factors of eta.
     """
     scores = bias + x @ w
     p = softmax(scores)
     pairs = np.arange(len(targets))
     error = -p if rule == "surprise" else -np.eye(w.shape[1])[scores.argmax(axis=1)]
     error[pairs, targets] += 1.0
+    if rates is not None:
+        error = error * rates
     return w + eta * np.where(edges, x.T @ error, 0.0), -np.log(p[pairs, targets])
+
+
+def neurotrophin(
+    level: Array, targets: NDArray[np.int64], gamma: float, tau: float, most: float
+) -> tuple[Array, Array]:
+    """Factors of the rate (pairs, answers) by the trace before each pair, and the trace (answers,) after the last."""
+    rho, rates = np.exp(-1 / tau), np.empty((len(targets), len(level)))
+    for i, target in enumerate(targets):
+        rates[i] = 1 + gamma * level
+        level = rho * level + (1 - rho) * min(1.0, most) * (np.arange(len(level)) == target)
+    return rates, level
 
 
 def working_memory(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,35 @@ from numpy.typing import ArrayLike
 
 from bouton.substrate.arrays import NONE, Floats, Ids, to_count, to_ids
 from bouton.substrate.graph import Graph
+
+
+@dataclass
+class Neurotrophin:
+    """Metaplasticity of answers: those that were right of late learn faster.
+
+    ``B_t = rho B_{t-1} + (1 - rho) min(1, most) [answer = target_t]`` with ``rho = exp(-1 / tau)``, and the rate of the
+    pair t is ``eta (1 + gamma B_{t-1})`` for each answer, over the pairs in the order in which they are learned.
+
+    Attributes:
+        gamma: relative rise of the rate per unit; 0: none.
+        tau: time constant in pairs.
+        most: what one right answer releases at most.
+        level: (answers,) B after the last pair; zeros at first.
+
+    Source: Abraham and Bear 1996 (metaplasticity).
+    """
+
+    gamma: float
+    tau: float
+    most: float
+    level: Floats
+
+    @staticmethod
+    def of(answers: int, gamma: float, tau: float, most: float = 1.0) -> Neurotrophin:
+        """Of a readout with so many answers, none of which was right yet."""
+        if not tau > 0:
+            raise ValueError(f"tau = {tau} is not valid: it must be above 0")
+        return Neurotrophin(gamma, tau, most, np.zeros(answers, np.float32))
 
 
 class Readout:
@@ -65,6 +96,7 @@ class Readout:
         bias_eta: float = 0.0,
         clip: tuple[float, float] = (-20.0, 20.0),
         batch: int = 128,
+        trophin: Neurotrophin | None = None,
     ) -> Floats:
         """Learn all pairs in their order; returns -ln of the probability of each target before its batch, (pairs,).
 
@@ -72,6 +104,7 @@ class Readout:
             targets: (pairs,) node ids of the right answers.
             bias_eta: rate of the answers' biases; 0: they stay as they are.
             batch: pairs for which the weights stand still.
+            trophin: raises the rates of single answers, and goes on with these pairs.
 
         Raises:
             ValueError: arrays that do not fit, or a value out of its range.
@@ -79,7 +112,10 @@ class Readout:
         nodes = _contexts(contexts)
         losses = np.empty(len(nodes), np.float32)
         reading = self._reading(nodes, to_ids(targets, "targets"), levels)
-        self.graph.engine.surprise(reading, losses, rule, eta, bias_eta, clip, to_count(batch, "batch"))
+        raised = None
+        if trophin is not None:
+            raised = (trophin.level, math.exp(-1 / trophin.tau), min(1.0, trophin.most), trophin.gamma)
+        self.graph.engine.surprise(reading, losses, rule, eta, bias_eta, clip, to_count(batch, "batch"), raised)
         return losses
 
     def observe(self, contexts: ArrayLike, targets: ArrayLike, *, least: int = 2, weight: float = 0.0) -> int:
