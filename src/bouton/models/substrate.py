@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -29,8 +29,6 @@ from bouton import substrate
 from bouton.data.packing import IGNORED
 from bouton.errors import ConfigError, SocketError
 from bouton.mechanisms.base import Mechanism
-from bouton.mechanisms.bdnf import Bdnf
-from bouton.mechanisms.neuromod import Neuromod
 from bouton.mechanisms.parameters import Params, choice, integer, real
 from bouton.mechanisms.vitals import Vitals
 from bouton.models.body import Body
@@ -40,11 +38,14 @@ from bouton.models.labels import NUM_LABELS_DOC
 from bouton.models.sequences import check_tokens, positions_of
 from bouton.models.sockets import State
 
+if TYPE_CHECKING:
+    from bouton.mechanisms.neuromod import Neuromod
+
 RELATION = "predicts"
 _GRAPH, _COUNTS, _PAIRS, _CONTEXTS, _KEYS, _NODES, _STEPS = (
     "graph", "counts", "seen_pairs", "seen_contexts", "assembly_keys", "assembly_nodes", "learned_steps",
 )  # fmt: skip
-_TROPHIN = "neurotrophin"  # only with bdnf
+_BDNF, _TROPHIN = "bdnf", "neurotrophin"
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,8 @@ class Substrate(Body):
             vitals.add("substrate", "active", float((contexts >= 0).sum(axis=-1).mean()), 0)
             if self.trophin is not None:
                 expected = float(self.rest.detach().double().exp().cpu().numpy() @ self.trophin.level)
-                vitals.add(Bdnf.name, "gain", 1.0 + self.trophin.gamma * expected, 0)
-                vitals.add(Bdnf.name, "saturated", float(self.trophin.most <= 1.0), 0)
+                vitals.add(_BDNF, "gain", 1.0 + self.trophin.gamma * expected, 0)
+                vitals.add(_BDNF, "saturated", float(self.trophin.most <= 1.0), 0)
             self.report_vitals(vitals)
         logits = torch.from_numpy(scores).reshape(*tokens.shape, self.answers)
         return logits.to(tokens.device), after
@@ -255,9 +256,9 @@ class Substrate(Body):
             SocketError: another mechanism.
         """
         for mechanism in mechanisms:
-            if isinstance(mechanism, Neuromod):
-                self.neuromod = mechanism
-            elif isinstance(mechanism, Bdnf):
+            if mechanism.name == "neuromod":
+                self.neuromod = cast("Neuromod", mechanism)
+            elif mechanism.name == _BDNF:
                 hp = mechanism.hp
                 if hp.gamma != 0:
                     self.trophin = substrate.Neurotrophin.of(self.answers, hp.gamma, hp.tau, hp.max)
