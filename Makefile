@@ -76,12 +76,10 @@ rust: $(INSTALLED)
 	@$(BUILD_RUST) || { tail -n 20 $(RUST_LOG) >&2; exit 1; }
 	@touch $(KERNELS)
 
-# A folder of its own: cargo locks it, and a build for Python may be going on. Quick to build: what is tested is the same.
-test-rust: export CARGO_PROFILE_RELEASE_LTO := off
-test-rust: export CARGO_PROFILE_RELEASE_CODEGEN_UNITS := 16
+# A folder of its own: cargo locks it, and a build for Python may be going on.
 test-rust:
 	@test -n "$(CARGO)" || { echo "error: cargo is not on this machine" >&2; exit 1; }
-	cd kernels_rs && $(CARGO) test --target-dir target/tests --release --no-default-features --lib
+	cd kernels_rs && $(CARGO) test --target-dir target/tests --no-default-features --lib
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache kernels_rs/target
