@@ -24,10 +24,16 @@ CARGO := $(firstword $(shell command -v cargo 2>/dev/null) $(wildcard $(HOME)/.c
 KERNELS := $(VENV)/.kernels-$(if $(CARGO),rust,torch)
 RUST_FILES := $(shell find kernels_rs -path '*/target' -prune -o -type f -print 2>/dev/null)
 RUST_LOG := $(VENV)/kernels.log
+WHEELS := $(VENV)/wheels
 # Without a network a dependency of the Rust build that is not cached must fail soon.
-BUILD_RUST = PATH="$(dir $(CARGO)):$$PATH" CARGO_NET_RETRY=1 $(BIN)/python -m pip install \
-	--disable-pip-version-check --no-deps --force-reinstall ./kernels_rs >$(RUST_LOG) 2>&1 \
-	&& $(BIN)/python -c 'import bouton_kernels' >>$(RUST_LOG) 2>&1
+MAKE_WHEEL = rm -rf $(WHEELS); PATH="$(dir $(CARGO)):$$PATH" CARGO_NET_RETRY=1 $(BIN)/python -m pip wheel \
+	--disable-pip-version-check --no-deps --wheel-dir $(WHEELS) ./kernels_rs >$(RUST_LOG) 2>&1
+# One that was made beside the environment, if no source is newer.
+HAVE_WHEEL = ls $(WHEELS)/*.whl >/dev/null 2>&1 && \
+	test -z "$$(find kernels_rs -path '*/target' -prune -o -type f -newer $(WHEELS) -print)"
+BUILD_RUST = { { $(HAVE_WHEEL); } || { $(MAKE_WHEEL); }; } \
+	&& $(BIN)/python -m pip install --disable-pip-version-check --no-deps --force-reinstall $(WHEELS)/*.whl >>$(RUST_LOG) 2>&1 \
+	&& $(BIN)/python -c 'import bouton_kernels' >>$(RUST_LOG) 2>&1 && rm -rf $(WHEELS)
 
 .DEFAULT_GOAL := help
 .PHONY: help env train test lint format types rust test-rust bench study clean
@@ -73,6 +79,7 @@ study: $(KERNELS)
 rust: $(INSTALLED)
 	@test -n "$(CARGO)" || { echo "error: cargo is not on this machine: install Rust, then make rust" >&2; exit 1; }
 	@echo "kernels: building (log: $(RUST_LOG))"
+	@rm -rf $(WHEELS)
 	@$(BUILD_RUST) || { tail -n 20 $(RUST_LOG) >&2; exit 1; }
 	@touch $(KERNELS)
 
@@ -98,15 +105,20 @@ $(INSTALLED): pyproject.toml
 	fi
 	@rm -f $@ && touch $(VENV)/.installing
 	@echo "environment: installing Bouton and what it needs"
-	@trap 'exit 130' INT TERM; $(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]" \
-		|| { rm -f $(VENV)/.installing; exit 1; }
+	@trap 'exit 130' INT TERM; wheel=; \
+	if [ -n "$(CARGO)" ]; then \
+		echo "kernels: building the Rust kernels meanwhile (log: $(RUST_LOG))"; { { $(HAVE_WHEEL); } || { $(MAKE_WHEEL); }; } & wheel=$$!; \
+	fi; \
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]" || failed=1; \
+	if [ -n "$$wheel" ]; then wait $$wheel || true; fi; \
+	[ -z "$$failed" ] || { rm -f $(VENV)/.installing; exit 1; }
 	@mv $(VENV)/.installing $@ && touch $@
 
 # One of two stamps, so that installing cargo later is noticed. A failed build is said, and tried again by `make rust`
 # or when a source changes.
 $(KERNELS): $(RUST_FILES) | $(INSTALLED)
 ifneq ($(CARGO),)
-	@echo "kernels: building the Rust kernels, once (log: $(RUST_LOG))"
+	@{ $(HAVE_WHEEL); } || echo "kernels: building the Rust kernels, once (log: $(RUST_LOG))"
 	@if $(BUILD_RUST); then echo "kernels: Rust kernels installed"; \
 		else echo "kernels: the Rust build failed, torch kernels are used (why: $(RUST_LOG); again: make rust)"; fi
 else

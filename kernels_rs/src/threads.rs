@@ -47,16 +47,16 @@ pub fn within<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Resul
         return Ok(work());
     }
     with_threads(threads, || {
-        let (over, here) = (AtomicBool::new(false), rayon::current_thread_index());
-        rayon::scope(|scope| {
-            scope.spawn_broadcast(|_, context| {
-                if Some(context.index()) != here {
-                    watch(&over);
-                }
-            });
-            let _over = OnDrop(|| over.store(true, Ordering::Release));
-            work()
-        })
+        let (over, here) = (Arc::new(AtomicBool::new(false)), rayon::current_thread_index());
+        let seen = over.clone();
+        // Not waited for: a thread that is busy with something else until this is over has nothing to watch.
+        rayon::spawn_broadcast(move |context| {
+            if Some(context.index()) != here {
+                watch(&seen);
+            }
+        });
+        let _over = OnDrop(|| over.store(true, Ordering::Release));
+        work()
     })
 }
 
