@@ -1,5 +1,6 @@
 //! Independent jobs over threads, and memory that may be refused.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -55,29 +56,46 @@ pub fn within<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Resul
                 watch(&seen);
             }
         });
-        let _over = OnDrop(|| over.store(true, Ordering::Release));
+        let _over = OnDrop(|| {
+            over.store(true, Ordering::Release);
+            // Often another call follows soon: all wait for it a little, this thread as well.
+            let over = over.clone();
+            rayon::spawn_broadcast(move |_| watch(&over));
+        });
         work()
     })
 }
 
+/// How long a thread watches without a job to do, while a call goes on and after it.
 const PATIENCE: Duration = Duration::from_millis(1);
+const AFTERWARDS: Duration = Duration::from_micros(200);
 
 /// Do the jobs of others, without sleep in between, until it is over.
-fn watch(over: &AtomicBool) {
+fn watch(over: &Arc<AtomicBool>) {
+    thread_local! {
+        static WATCHED: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
+    }
+    // One that watches already, for a call before, goes on for this one: a job within a job would need more and more
+    // of the stack.
+    if WATCHED.replace(Some(over.clone())).is_some() {
+        return;
+    }
     let mut last = Instant::now();
-    while !over.load(Ordering::Acquire) {
+    loop {
         for _ in 0..64 {
             // No pause of the processor in between: under a hypervisor many of them give the core away.
             if rayon::yield_now() == Some(Yield::Executed) {
                 last = Instant::now();
             }
         }
-        if last.elapsed() > PATIENCE {
-            return;
+        let ended = WATCHED.with_borrow(|over| over.as_ref().is_none_or(|over| over.load(Ordering::Acquire)));
+        if last.elapsed() > if ended { AFTERWARDS } else { PATIENCE } {
+            break;
         }
         // Where there are more threads than cores somebody else may have something to do.
         std::thread::yield_now();
     }
+    WATCHED.set(None);
 }
 
 /// Do all `jobs`, in any order, on `threads` threads.
