@@ -8,7 +8,7 @@ use crate::substrate::spread::Active;
 use crate::substrate::transpose::Transposed;
 use crate::threads::for_each;
 
-/// Rows between the one that is asked for from memory and the one that is read; for what stands per node, nodes.
+/// Rows between the one that is asked for from memory and the one that is read; nodes, for what stands per node.
 const AHEAD: usize = 8;
 pub(super) const NODES_AHEAD: usize = 16;
 /// Edges per block of nodes from which on all blocks count as touched, and are not marked one by one.
@@ -93,7 +93,7 @@ impl Rows {
         size_of::<Row>() * self.rows.capacity()
     }
 
-    /// The rows of these nodes, cut at `cuts`.
+    /// The rows of these nodes.
     pub(super) fn gather(&mut self, layer: &Layer, weight: f32, active: (&[u32], &[f32])) {
         let (ids, levels) = active;
         self.rows.clear();
@@ -111,9 +111,8 @@ impl Rows {
     }
 }
 
-/// The nodes `first..` of which one thread makes the sums: the share number `share`.
+/// The nodes `first..` of which one thread makes the sums.
 pub(super) struct Part<'a> {
-    pub(super) share: usize,
     pub(super) first: usize,
     pub(super) sums: &'a mut [f32],
     pub(super) dirty: &'a mut [u8],
@@ -236,11 +235,11 @@ pub(super) fn parts<'a>(
     found: &'a mut [Candidates],
 ) -> Vec<Part<'a>> {
     let mut parts = Vec::with_capacity(found.len());
-    for (share, (bounds, found)) in cuts.windows(2).zip(found).enumerate() {
+    for (bounds, found) in cuts.windows(2).zip(found) {
         let (here, later) = sums.split_at_mut(bounds[1] - bounds[0]);
         let (mine, others) = dirty.split_at_mut((bounds[1] - bounds[0]) / BLOCK);
         (sums, dirty) = (later, others);
-        parts.push(Part { share, first: bounds[0], sums: here, dirty: mine, found });
+        parts.push(Part { first: bounds[0], sums: here, dirty: mine, found });
     }
     parts
 }
