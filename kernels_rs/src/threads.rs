@@ -184,8 +184,11 @@ mod tests {
     fn every_job_is_done_once_awake_or_not_and_within_another() {
         let done: Vec<AtomicUsize> = (0..100).map(|_| AtomicUsize::new(0)).collect();
         for threads in [0, 1, 2, 3, 8] {
-            let work =
-                || for_each(threads, (0..100).collect(), |i: usize| drop(done[i].fetch_add(1, Ordering::Relaxed)));
+            let work = || {
+                for_each(threads, (0..100).collect(), |i: usize| {
+                    done[i].fetch_add(1, Ordering::Relaxed);
+                })
+            };
             work().unwrap();
             within(threads, || (0..50).try_for_each(|_| work())).unwrap().unwrap();
             // A thread that has waited long sleeps, and wakes again.
