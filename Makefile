@@ -105,7 +105,7 @@ $(INSTALLED): pyproject.toml
 	fi
 	@rm -f $@ && touch $(VENV)/.installing
 	@echo "environment: installing Bouton and what it needs"
-	@trap 'exit 130' INT TERM; wheel=; \
+	@trap 'exit 130' INT TERM; wheel=; failed=; \
 	if [ -n "$(CARGO)" ]; then \
 		echo "kernels: building the Rust kernels meanwhile (log: $(RUST_LOG))"; { { $(HAVE_WHEEL); } || { $(MAKE_WHEEL); }; } & wheel=$$!; \
 	fi; \

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from bouton import substrate
-from bouton.ops.benchmarks.cases.substrate import make_graph, make_pairs
+from bouton.ops.benchmarks.cases.substrate import build_graph, build_readout, make_graph, make_pairs
 from bouton.ops.benchmarks.machine import describe
 
 STEPS = 8
@@ -40,7 +40,8 @@ class Case(NamedTuple):
 def cases() -> Iterator[Case]:
     """The sizes of ``bouton bench substrate``, all steps with as many active nodes."""
     for nodes, degree, active in ((100_000, 32, 2000), (1_000_000, 16, 20_000)):
-        graph, seeds = _graph(nodes, degree, active)
+        inputs = make_graph(nodes, degree, active, torch.float32)
+        graph, seeds = build_graph(inputs), inputs["seeds"].numpy()
 
         def spread(threads: int, graph: Any = graph, seeds: Any = seeds, active: int = active) -> NDArray[Any]:
             return substrate.spread(graph, seeds, steps=STEPS, top_k=active, mode="push", threads=threads).levels
@@ -55,26 +56,17 @@ def cases() -> Iterator[Case]:
     yield Case(f"pull, {nodes:,} x {degree}", "M edges/s", nodes * degree / 1e6, pull, 5)
     pairs = make_pairs(100_000, 2500, torch.float32)
     contexts, targets = pairs["contexts"].numpy(), pairs["targets"].numpy()
-    readout = substrate.Readout(substrate.Graph(12_500), "follows", 0, 2500)
-    readout.observe(contexts, targets, least=1)
-    sources, ends, _ = readout.graph.edge_arrays("follows")
+    readout, (sources, ends, _) = build_readout(2500, pairs)
 
     def learn(threads: int) -> NDArray[Any]:
         readout.threads = threads
-        return readout.learn(contexts, targets, eta=0.1)
+        losses: NDArray[Any] = readout.learn(contexts, targets, eta=0.1)
+        return losses
 
     def forget() -> None:  # every call learns the same again
         readout.graph.connect("follows", sources, ends, 0.0)
 
     yield Case("surprise, 2,500 answers, contexts of 4", "K pairs/s", len(targets) / 1e3, learn, 2, forget)
-
-
-def _graph(nodes: int, degree: int, active: int) -> tuple[substrate.Graph, NDArray[np.int64]]:
-    x = make_graph(nodes, degree, active, torch.float32)
-    graph = substrate.Graph(nodes)
-    sources = np.repeat(np.arange(nodes), degree)
-    graph.connect("edge", sources, x["targets"].numpy().ravel(), x["weights"].numpy().ravel())
-    return graph, x["seeds"].numpy()
 
 
 def measure(case: Case, threads: int, turns: int) -> dict[str, Any]:

@@ -104,7 +104,8 @@ def _arrays(x: Inputs) -> tuple[np.ndarray[Any, Any], ...]:
     return np.repeat(np.arange(nodes), degree), x["targets"].reshape(-1).numpy(), x["weights"].reshape(-1).numpy()
 
 
-def _build(x: Inputs) -> Any:
+def build_graph(x: Inputs) -> Any:
+    """The graph of :func:`make_graph`, all edges of one relation."""
     from bouton.substrate import Graph
 
     graph = Graph(len(x["targets"]))
@@ -154,7 +155,7 @@ def _spreading(nodes: int, degree: int, top_k: int) -> Case:
         inputs=partial(make_graph, nodes, degree, 16),
         trained=(),
         executions=(
-            _engine(_build, run),
+            _engine(build_graph, run),
             _torch(partial(_whole_arrays, top_k, STEPS, None)),
             numba,
             *((python,) if nodes <= 100_000 else ()),
@@ -180,7 +181,7 @@ def _whole(nodes: int, degree: int) -> Case:
         inputs=partial(make_graph, nodes, degree, nodes),
         trained=(),
         executions=(
-            _engine(_build, run),
+            _engine(build_graph, run),
             _torch(partial(_whole_arrays, nodes, 1, 1.0)),
             _peer("numba", peers.transpose, partial(peers.pull, DECAY)),
         ),
@@ -195,7 +196,8 @@ def _whole(nodes: int, degree: int) -> Case:
     )
 
 
-def _readout(answers: int, x: Inputs) -> Any:
+def build_readout(answers: int, x: Inputs) -> Any:
+    """A readout with an edge for every pair of :func:`make_pairs`, and its edges."""
     from bouton.substrate import Graph, Readout
 
     readout = Readout(Graph(5 * answers), "follows", 0, answers)
@@ -251,7 +253,7 @@ def _pairs(pairs: int, answers: int) -> Case:
         inputs=partial(make_pairs, pairs, answers),
         trained=(),
         executions=(
-            _engine(partial(_readout, answers), _learn),
+            _engine(partial(build_readout, answers), _learn),
             _torch(partial(_dense_matrix, answers)),
             _peer("numba", partial(peers.context_rows, answers), partial(peers.learn, answers, ETA)),
         ),
